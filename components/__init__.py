@@ -1,0 +1,1 @@
+"""Reusable Kubeflow Pipelines components, loaded lazily: `from kfp_foundry.components import train_model`."""

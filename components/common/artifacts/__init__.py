@@ -1,0 +1,1 @@
+"""The artifacts that travel between steps: Dataset, Model, Verdict, Endpoint."""

@@ -1,0 +1,160 @@
+"""Dataset: a folder of Parquet parts with a fingerprint of its content."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+
+from kfp_foundry.components.common.artifacts.base import Artifact
+from kfp_foundry.components.common.errors import DataError, IntegrityError
+from kfp_foundry.components.common.files import new_folder, write_json
+
+RECORD = "dataset.json"
+PART = "part-00000.parquet"
+ROW_GROUP = 262_144  # rows; fixed, so that the same rows give the same bytes
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a dataset says of itself: numbers and texts only, since KFP metadata must be scalars."""
+
+    rows: int
+    columns: int
+    bytes: int
+    fingerprint: str
+    source: str
+
+
+class DatasetFolder:
+    """A Dataset artifact's folder.
+
+    Example:
+        >>> table = DatasetFolder.open(dataset).scan()
+        >>> DatasetFolder.write(train, table.filter(pl.col("month") < 9), source=dataset)
+    """
+
+    def __init__(self, path: Path, facts: DatasetFacts) -> None:
+        self.path = path
+        self.facts = facts
+
+    @classmethod
+    def open(cls, artifact: Artifact | str | Path) -> "DatasetFolder":
+        """Opens a Dataset for reading.
+
+        Raises:
+            IntegrityError: The folder is not a whole Dataset.
+        """
+        path = Path(artifact if isinstance(artifact, (str, Path)) else artifact.path)
+        try:
+            facts = DatasetFacts(**json.loads((path / RECORD).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise IntegrityError(f"no readable {RECORD}", where=f"dataset {path}", remedy="run the step that wrote it again") from error
+        if not any(path.glob("*.parquet")):
+            raise IntegrityError("no Parquet part", where=f"dataset {path}", remedy="run the step that wrote it again")
+        return cls(path, facts)
+
+    def scan(self) -> pl.LazyFrame:
+        """All rows, lazily, in the order in which they were written."""
+        return pl.scan_parquet(sorted(self.path.glob("*.parquet")))
+
+    @classmethod
+    def write(cls, artifact: Artifact | str | Path, rows: pl.LazyFrame, source: Artifact | str) -> "DatasetFolder":
+        """Writes rows as a Dataset, streaming, and fills the artifact's metadata.
+
+        Args:
+            artifact: The output artifact, or a path.
+            rows: The rows; their order is kept.
+            source: Where they come from: a text, or the artifact they were made of.
+
+        Raises:
+            DataError: There is no row.
+            PlatformError: The place cannot be written, or is full; nothing is left behind.
+        """
+        path = Path(artifact if isinstance(artifact, (str, Path)) else artifact.path)
+        origin = source if isinstance(source, str) else str(source.metadata.get("source", source.uri))
+        with new_folder(path) as draft:
+            rows.sink_parquet(draft / PART, compression="zstd", statistics=True, row_group_size=ROW_GROUP, maintain_order=True)
+            facts = describe(draft, origin)
+            if facts.rows == 0:
+                raise DataError("no row is left to write", where=origin, remedy="check the filter and the source")
+            write_json(draft / RECORD, asdict(facts))
+        if not isinstance(artifact, (str, Path)):
+            artifact.metadata.update(asdict(facts))
+        return cls(path, facts)
+
+
+def describe(folder: Path, source: str) -> DatasetFacts:
+    """Counts and fingerprints the Parquet parts of a folder."""
+    parts = sorted(folder.glob("*.parquet"))
+    table = ds.dataset(parts, format="parquet")
+    return DatasetFacts(
+        rows=table.count_rows(),
+        columns=len(table.schema.names),
+        bytes=sum(part.stat().st_size for part in parts),
+        fingerprint=fingerprint(table),
+        source=source,
+    )
+
+
+def fingerprint(table: ds.Dataset) -> str:
+    """SHA-256 over names, types and values, row order included; how the rows are cut into files and batches does not matter.
+
+    Each column has a digest of its values (a missing one counts as zero or empty), of which are missing, and of the lengths
+    of texts; each runs over the whole column, so that batches leave no trace.
+    """
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        columns = list(pool.map(lambda name: _column_digest(table, name), table.schema.names))
+    whole = hashlib.sha256()
+    for field, digest in zip(table.schema, columns, strict=True):
+        whole.update(json.dumps([field.name, str(field.type)]).encode())
+        whole.update(digest)
+    return whole.hexdigest()
+
+
+def _column_digest(table: ds.Dataset, name: str) -> bytes:
+    values, missing, lengths = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    for array in _arrays(table, name):
+        missing.update(pc.is_null(array).cast(pa.uint8()).to_numpy(zero_copy_only=False))
+        if pa.types.is_large_string(array.type):
+            lengths.update(pc.binary_length(array.fill_null("")).to_numpy(zero_copy_only=False))
+            values.update(_text(array.fill_null("")))
+        else:
+            values.update(_numbers(array))
+    return values.digest() + missing.digest() + lengths.digest()
+
+
+def _arrays(table: ds.Dataset, name: str) -> Iterator[pa.Array]:
+    for batch in table.scanner(columns=[name], use_threads=False).to_batches():
+        array = batch.column(0)
+        if pa.types.is_dictionary(array.type):
+            array = array.dictionary_decode()
+        if pa.types.is_string(array.type) or pa.types.is_string_view(array.type) or pa.types.is_null(array.type):
+            array = array.cast(pa.large_string())
+        if len(array):
+            yield array
+
+
+def _text(array: pa.LargeStringArray) -> memoryview:
+    _, offsets, data = array.buffers()
+    if data is None:
+        return memoryview(b"")
+    ends = memoryview(offsets).cast("B").cast("q")
+    return memoryview(data)[ends[array.offset] : ends[array.offset + len(array)]]
+
+
+def _numbers(array: pa.Array) -> memoryview:
+    kind = array.type
+    if pa.types.is_boolean(kind):
+        array = array.cast(pa.uint8())
+    elif pa.types.is_temporal(kind):
+        array = array.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
+    elif pa.types.is_decimal(kind):
+        array = array.cast(pa.float64())
+    return memoryview(array.fill_null(0).to_numpy(zero_copy_only=False))

@@ -1,0 +1,1 @@
+"""One look for every step's report: self-contained HTML, no network at view time."""

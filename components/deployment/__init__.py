@@ -1,0 +1,1 @@
+"""Serving models and checking what is served."""

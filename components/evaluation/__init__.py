@@ -1,0 +1,1 @@
+"""Measuring models, alone and against the champion."""

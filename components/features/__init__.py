@@ -1,0 +1,1 @@
+"""From a validated table to rows a model learns from."""

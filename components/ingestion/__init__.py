@@ -1,0 +1,1 @@
+"""Getting tables in from wherever they are."""

@@ -1,0 +1,1 @@
+"""Pipelines, ready to run and to upload."""
