@@ -2,6 +2,7 @@
 
 import datetime as dt
 import shutil
+import subprocess
 
 import polars as pl
 import pyarrow.dataset as ds
@@ -110,3 +111,17 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, flights):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(PlatformError, match=r"file.*cannot be written: Not a directory; choose a folder that you may write to"):
         DatasetFolder.write(tmp_path / "file" / "dataset", flights.lazy(), source="test")
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
+    tiny = tmp_path / "tiny"
+    tiny.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tiny], capture_output=True, check=False).returncode:
+        pytest.skip("this machine does not let the test mount a disk of its own")
+    try:
+        rows = pl.select(pl.int_range(1_000_000).hash().alias("x")).lazy()
+        with pytest.raises(PlatformError, match="cannot be written: No space left on device; free some space"):
+            DatasetFolder.write(tiny / "dataset", rows, source="test")
+        assert list(tiny.iterdir()) == []
+    finally:
+        subprocess.run(["umount", tiny], check=True)

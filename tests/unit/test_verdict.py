@@ -1,6 +1,7 @@
 """Verdict and Endpoint: what gates and deployments leave behind."""
 
 import json
+from pathlib import Path
 
 import pytest
 from kfp import dsl
@@ -30,7 +31,7 @@ def test_a_verdict_is_read_as_it_was_written(artifact):
 def test_values_that_json_cannot_hold_become_null(artifact):
     made = artifact("verdict")
     Verdict(gate="g", checks=[Check(name="mean", outcome="fail", value=float("nan"), examples=[{"x": float("inf")}])]).write(made)
-    check = json.loads(open(made.path).read())["checks"][0]
+    check = json.loads(Path(made.path).read_text())["checks"][0]
     assert (check["value"], check["examples"]) == (None, [{"x": None}])
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -80,7 +82,7 @@ class DatasetFolder:
         path = Path(artifact if isinstance(artifact, (str, Path)) else artifact.path)
         origin = source if isinstance(source, str) else str(source.metadata.get("source", source.uri))
         with new_folder(path) as draft:
-            rows.sink_parquet(draft / PART, compression="zstd", statistics=True, row_group_size=ROW_GROUP, maintain_order=True)
+            _sink(rows, draft / PART)
             facts = describe(draft, origin)
             if facts.rows == 0:
                 raise DataError("no row is left to write", where=origin, remedy="check the filter and the source")
@@ -88,6 +90,17 @@ class DatasetFolder:
         if not isinstance(artifact, (str, Path)):
             artifact.metadata.update(asdict(facts))
         return cls(path, facts)
+
+
+def _sink(rows: pl.LazyFrame, path: Path) -> None:
+    try:
+        rows.sink_parquet(path, compression="zstd", statistics=True, row_group_size=ROW_GROUP, maintain_order=True)
+    except pl.exceptions.ComputeError as error:
+        # Polars reports a full disk as a faulty Parquet file, with the system's error number in the text.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def describe(folder: Path, source: str) -> DatasetFacts:
