@@ -1,0 +1,38 @@
+"""The KFP face of `split_table`: types, defaults and documentation; the work is in core.py."""
+
+from kfp import dsl
+
+from kfp_foundry.components.common import images
+
+
+@dsl.component(base_image=images.FOUNDRY, install_kfp_package=False)
+def split_table(
+    dataset: dsl.Input[dsl.Dataset],
+    contract: dsl.Input[dsl.Artifact],
+    train: dsl.Output[dsl.Dataset],
+    validation: dsl.Output[dsl.Dataset],
+    test: dsl.Output[dsl.Dataset],
+    method: str = "auto",
+    validation_share: float = 0.1,
+    test_share: float = 0.2,
+    seed: int = 7,
+):
+    """Splits a table into train, validation and test rows without leaking one into another.
+
+    Rows without a target value are left out of every part. Rows without a time go to train when the split is by time: a
+    model may learn from them, but is never judged by them.
+
+    Args:
+        dataset: Parquet folder to split.
+        contract: Data contract; its roles say which column is the time, the group and the target.
+        train: Rows to fit on.
+        validation: Rows for early stopping and tuning.
+        test: Rows for the final evaluation; the latest ones when split by time.
+        method: `time`, `group`, `stratified`, `random`, or `auto`: the first of these that the contract allows.
+        validation_share: Share of rows for validation, above 0 and at most 0.5.
+        test_share: Share of rows for test, above 0 and at most 0.5.
+        seed: Seed of the row hash; the same seed gives the same rows on every machine.
+    """
+    from kfp_foundry.components.features.split_table import core
+
+    core.run(dataset, contract, {"train": train, "validation": validation, "test": test}, method, validation_share, test_share, seed)
