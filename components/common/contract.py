@@ -5,6 +5,8 @@ Fields speak the words of the Table Schema standard (https://specs.frictionlessd
 dataset rules. Every step reads roles from it, so no step takes a list of column names.
 """
 
+import datetime as dt
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kfp_foundry.components.common.errors import UserError, close_names
+from kfp_foundry.components.common.row_rules import check_rule
 
 SCHEMA_VERSION = 1
 
@@ -43,6 +46,7 @@ class Type(StrEnum):
     DATE = "date"
     DATETIME = "datetime"
     TIME = "time"
+    ANY = "any"  # lists, structs, binary: only for a column that is ignored
 
 
 class Task(StrEnum):
@@ -74,6 +78,12 @@ class Limits(_Part):
     max_missing: float | None = Field(None, ge=0, le=1, description="Largest share of missing values.")
     min_distinct: int | None = Field(None, ge=0, description="Smallest number of distinct values.")
     max_distinct: int | None = Field(None, ge=0, description="Largest number of distinct values.")
+    known_values: list[Scalar] | None = Field(
+        None, description="Values seen so far. Another one is a warning and never stops a run: models take unseen categories."
+    )
+    usual_range: tuple[float | str, float | str] | None = Field(
+        None, description="Range of the values seen so far, with some slack; ISO texts for dates. A value outside is a warning."
+    )
     mean: tuple[float, float] | None = Field(None, description="Range that the mean must fall in.")
     median: tuple[float, float] | None = Field(None, description="Range that the median must fall in.")
     drift: float | None = Field(None, ge=0, description="Largest drift (Jensen-Shannon distance, 0 to 1) against the reference.")
@@ -91,9 +101,52 @@ class FieldSpec(_Part):
     limits: Limits = Field(default_factory=Limits)
     severity: str = Field("fail", pattern="^(warn|fail)$", description="What a broken statistical limit means: warn or fail.")
 
+    @model_validator(mode="after")
+    def _fits_its_type(self) -> Self:
+        low, high = self.constraints.minimum, self.constraints.maximum
+        if self.type is Type.ANY and self.role is not Role.IGNORE:
+            raise ValueError(f"field {self.name!r}: type any cannot be used as {self.role}; give it the role ignore")
+        if self.constraints.pattern is not None and self.type is not Type.STRING:
+            raise ValueError(f"field {self.name!r}: pattern is for type string, not {self.type}")
+        for name, value in (("minimum", low), ("maximum", high), *(("usual_range", value) for value in self.limits.usual_range or ())):
+            if value is not None:
+                bound(value, self.type, f"field {self.name!r}: {name}")
+        for name, pair in (("mean", self.limits.mean), ("median", self.limits.median)):
+            if pair is not None and self.type not in (Type.INTEGER, Type.NUMBER, Type.BOOLEAN):
+                raise ValueError(f"field {self.name!r}: {name} is for numbers, not {self.type}")
+        return self
+
+
+_MOMENTS: dict[Type, Callable[[str], dt.date | dt.datetime | dt.time]] = {
+    Type.DATE: dt.date.fromisoformat,
+    Type.DATETIME: dt.datetime.fromisoformat,
+    Type.TIME: dt.time.fromisoformat,
+}
+
+
+def bound(value: float | str, kind: Type, where: str) -> float | dt.date | dt.datetime | dt.time:
+    """A minimum or maximum as a value of its field's type.
+
+    Raises:
+        ValueError: It is not of that type, or the type has no order.
+    """
+    if kind in _MOMENTS:
+        try:
+            return _MOMENTS[kind](str(value))
+        except ValueError as error:
+            raise ValueError(f"{where} {value!r} is not an ISO {kind}") from error
+    if kind not in (Type.INTEGER, Type.NUMBER):
+        raise ValueError(f"{where} is for numbers and dates, not {kind}")
+    if isinstance(value, str):
+        raise ValueError(f"{where} {value!r} is not a number")
+    return value
+
 
 class RowRule(_Part):
-    """A condition that must hold in every row, such as `dep_time <= arr_time`; a missing value satisfies it."""
+    """A condition that must hold in every row, such as `dep_time <= arr_time`; a missing value satisfies it.
+
+    The language is described in `kfp_foundry.components.common.row_rules`.
+    """
 
     name: str
     rule: str = Field(description="Comparison over column names; `and`, `or`, `not`, `+ - * /` and brackets are allowed.")
@@ -139,6 +192,15 @@ class Contract(_Part):
                 raise ValueError(f"only one field can have the role {role}, these have it: {', '.join(holders)}")
         if (self.task is None) != (self.target is None):
             raise ValueError("task and a field with the role target go together: give both or neither")
+        for name in self.dataset.key or []:
+            if name not in names:
+                raise ValueError(f"dataset.key names {name!r}, which is no field; {close_names(name, names)}")
+        types = {field.name: str(field.type) for field in self.fields}
+        for rule in self.rows:
+            try:
+                check_rule(rule.rule, types)
+            except UserError as error:
+                raise ValueError(f"rows: {error}") from error
         return self
 
     @classmethod
@@ -163,8 +225,11 @@ class Contract(_Part):
             raise UserError(f"not valid YAML: {error}", where=where, remedy="repair the file") from error
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "whole file"
-            raise UserError(f"{place}: {first['msg']}", where=where, remedy="see docs/contract.schema.json for the words allowed") from error
+            place = ".".join(str(part) for part in first["loc"])
+            reason = first["msg"].removeprefix("Value error, ")
+            raise UserError(
+                f"{place}: {reason}" if place else reason, where=where, remedy="see docs/contract.schema.json for the words allowed"
+            ) from error
 
     def dump(self) -> str:
         """The contract as YAML, without what equals its default; the same contract gives the same text."""
