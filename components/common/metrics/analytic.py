@@ -1,0 +1,70 @@
+"""Intervals in closed form, for many slices at once: each is the value with the spread of its rows' influence on it.
+
+The AUC's is DeLong's (DeLong, DeLong and Clarke-Pearson 1988, "Comparing the Areas under Two or More Correlated Receiver
+Operating Characteristic Curves"), on the logit scale so that it stays within 0 and 1; means are taken as normal.
+"""
+
+from statistics import NormalDist
+
+import numpy as np
+
+from kfp_foundry.components.common.metrics.bootstrap import Estimate
+from kfp_foundry.components.common.metrics.scores import BinaryScores, Floats, MulticlassScores, RegressionScores, Scores
+
+LEAST = 3  # rows (of each class, for an AUC) below which no interval is given
+
+
+def primary(scores: Scores, confidence: float = 0.95) -> Estimate:
+    """The task's primary metric (AUC, log loss or RMSE) with its interval."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    if isinstance(scores, BinaryScores):
+        return auc(scores, z)
+    if isinstance(scores, MulticlassScores):
+        return _mean(scores._parts[:, 0], scores.weights, z)
+    if not isinstance(scores, RegressionScores):
+        raise TypeError(f"no interval for {type(scores).__name__}")
+    squares = _mean(scores.errors**2, scores.weights, z)
+    return Estimate(*(None if end is None else max(end, 0.0) ** 0.5 for end in (squares.value, squares.low, squares.high)))
+
+
+def auc(scores: BinaryScores, z: float) -> Estimate:
+    """The area under the ROC curve; `z` is the normal quantile of the interval."""
+    truth = scores.truth[scores.order]
+    weights = scores.weights[scores.order]
+    positives, negatives = float(weights[truth].sum()), float(weights[~truth].sum())
+    if positives <= 0 or negatives <= 0:
+        return Estimate(None)
+    run = np.repeat(np.arange(len(scores.ends)), np.diff(scores.ends, prepend=-1))  # rows of equal probability share a number
+    positive, negative = _sums(run, weights * truth), _sums(run, weights * ~truth)
+    below = (negatives - np.cumsum(negative) + negative / 2) / negatives  # share of negatives that a row of the run beats
+    above = (np.cumsum(positive) - positive / 2) / positives
+    area = float((positive * below).sum() / positives)
+    ahead, behind = below[run][truth] - area, above[run][~truth] - area
+    count = (int(truth.sum()), int((~truth).sum()))
+    if min(count) < LEAST:
+        return Estimate(area)
+    spread = _variance(ahead, weights[truth]) + _variance(behind, weights[~truth])
+    if not 0 < area < 1 or spread == 0:
+        return Estimate(area, area, area)
+    centre, step = float(np.log(area / (1 - area))), z * spread**0.5 / (area * (1 - area))
+    return Estimate(area, 1 / (1 + float(np.exp(step - centre))), 1 / (1 + float(np.exp(-step - centre))))
+
+
+def _mean(values: Floats, weights: Floats, z: float) -> Estimate:
+    total = float(weights.sum())
+    if total <= 0:
+        return Estimate(None)
+    mean = float(values @ weights / total)
+    if len(values) < LEAST:
+        return Estimate(mean)
+    step = z * _variance(values - mean, weights) ** 0.5
+    return Estimate(mean, mean - step, mean + step)
+
+
+def _variance(influence: Floats, weights: Floats) -> float:
+    rows = len(influence)
+    return float(((weights * influence) ** 2).sum() / weights.sum() ** 2 * rows / max(rows - 1, 1))
+
+
+def _sums(run: np.ndarray, weights: Floats) -> Floats:
+    return np.bincount(run, weights=weights).astype(np.float64)
