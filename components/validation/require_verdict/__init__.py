@@ -1,0 +1,1 @@
+"""require_verdict: stops the pipeline when a gate said no."""
