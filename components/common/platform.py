@@ -54,3 +54,11 @@ def namespace() -> str:
 def home() -> Path:
     """The folder of local state (runs, registry, endpoints): `$KFP_FOUNDRY_HOME`, else `.kfp-foundry` in this folder."""
     return Path(os.environ.get("KFP_FOUNDRY_HOME", ".kfp-foundry")).absolute()
+
+
+def cpus() -> int:
+    """How many CPUs this process may use: its affinity, and the quota of its container if there is one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota_file = Path("/sys/fs/cgroup/cpu.max")
+    quota, _, period = quota_file.read_text().partition(" ") if quota_file.exists() else ("max", "", "")
+    return allowed if quota == "max" else max(1, min(allowed, -(-int(quota) // int(period))))

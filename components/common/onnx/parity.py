@@ -1,0 +1,97 @@
+"""The parity gate: the served graph against the model as its library computes it, on rows that are meant to break it.
+
+Compared are held-out rows as they are, and copies of some of them: with a missing value in one column after the other and in
+all, with an unseen category in one text column after the other, and with extreme numbers in one column after the other.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from kfp_foundry.components.common.artifacts.model import Parity, open_session
+from kfp_foundry.components.common.errors import FoundryError
+
+TOLERANCE = 1e-9
+HELD_OUT = 50_000  # rows at most, evenly spread
+COPIED = 20  # rows copied for each broken column
+UNSEEN = ("\u2603 never seen", "None", "nan", "<NA>", " ")
+EXTREME = (0.0, -0.0, -1.0, 1e-300, 1e16, -1e16, 1e308, -1e308, np.inf, -np.inf)
+
+Feed = Mapping[str, np.ndarray]
+# Values [rows] or [rows, classes], and the position of the label [rows]; labels are None for a regression.
+Answer = tuple[np.ndarray, np.ndarray | None]
+
+
+def check(native: Callable[[Feed], Answer], served: Callable[[Feed], Answer], held_out: Feed, spread: float = 1.0) -> Parity:
+    """Measures the difference between two forms of a model.
+
+    Args:
+        native: The model as its library computes it.
+        served: The model as its graph computes it.
+        held_out: Feed of rows that were not trained on.
+        spread: Unit of the difference: 1 for probabilities, the target's standard deviation for a regression.
+
+    Returns:
+        What was compared and the largest difference; each row's is divided by the largest of 1, `spread` and its value.
+    """
+    kinds: dict[str, int] = {}
+    worst, changed = 0.0, 0
+    for kind, rows in _challenges(held_out):
+        expected, expected_labels = native(rows)
+        found, found_labels = served(rows)
+        same = (expected == found) | (np.isnan(expected) & np.isnan(found))  # equal infinities have no difference
+        with np.errstate(invalid="ignore", over="ignore"):
+            unit = np.maximum(np.maximum(1.0, spread), np.abs(expected))
+            difference = np.where(same, 0.0, np.abs(expected - found) / unit)
+        worst = max(worst, float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0)))
+        if expected_labels is not None and found_labels is not None:
+            changed += int((expected_labels != found_labels).sum())
+        kinds[kind] = kinds.get(kind, 0) + len(expected)
+    return Parity(rows=sum(kinds.values()), max_difference=worst, changed_labels=changed, tolerance=TOLERANCE, kinds=kinds)
+
+
+def refuse(parity: Parity) -> None:
+    """Lets no model pass whose graph differs.
+
+    Raises:
+        FoundryError: The difference is above the tolerance.
+    """
+    if not parity.max_difference <= parity.tolerance:
+        raise FoundryError(
+            f"the ONNX graph differs from the trained model by up to {parity.max_difference:.3g} (allowed: {parity.tolerance:.0e}) on {parity.rows:,} rows",
+            where="train_model, parity gate",
+            remedy="the model is not published; please report this with the parameters used",
+        )
+
+
+def session_answers(onnx: bytes, outputs: list[str], positions: Mapping[object, int], threads: int) -> Callable[[Feed], Answer]:
+    """Answers of a serialized graph: its label output as positions, its other outputs side by side."""
+    session = open_session(onnx, threads)
+    label = next((name for name in outputs if name.startswith("prediction")), "") if positions else ""
+
+    def answer(feed: Feed) -> Answer:
+        found = dict(zip(outputs, session.run(outputs, dict(feed)), strict=True))
+        labels = np.array([positions[value] for value in found.pop(label).tolist()]) if label else None
+        values = list(found.values())
+        return (values[0] if len(values) == 1 else np.column_stack(values)), labels
+
+    return answer
+
+
+def _challenges(held_out: Feed) -> Iterator[tuple[str, Feed]]:
+    count = len(next(iter(held_out.values())))
+    yield "held out", _take(held_out, np.linspace(0, count - 1, min(count, HELD_OUT)).astype(np.int64))
+    few = _take(held_out, np.linspace(0, count - 1, min(count, COPIED)).astype(np.int64))
+    yield "missing", {name: np.full_like(values, _gap(values)) for name, values in few.items()}
+    for name, values in few.items():
+        yield "missing", {**few, name: np.full_like(values, _gap(values))}
+        for odd in UNSEEN if values.dtype == object else EXTREME:
+            yield ("unseen" if values.dtype == object else "extreme"), {**few, name: np.full_like(values, odd)}
+
+
+def _take(feed: Feed, positions: np.ndarray) -> Feed:
+    return {name: values[positions] for name, values in feed.items()}
+
+
+def _gap(values: np.ndarray) -> str | float:
+    return "" if values.dtype == object else np.nan

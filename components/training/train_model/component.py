@@ -1,0 +1,50 @@
+"""The KFP face of `train_model`: types, defaults and documentation; the work is in core.py."""
+
+from typing import Dict
+
+from kfp import dsl
+
+from kfp_foundry.components.common import images
+
+
+@dsl.component(base_image=images.FOUNDRY, install_kfp_package=False)
+def train_model(
+    train: dsl.Input[dsl.Dataset],
+    validation: dsl.Input[dsl.Dataset],
+    contract: dsl.Input[dsl.Artifact],
+    model: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
+    algorithm: str = "lightgbm",
+    params: dict = {},
+    class_weight: str = "",
+    calibration: str = "",
+    monotone: Dict[str, int] = {},
+    early_stopping_rounds: int = 50,
+    seed: int = 7,
+):
+    """Trains a model on a table and writes it with an ONNX graph that equals it to 1e-9.
+
+    Preprocessing is part of the model: it takes raw rows by column name. Texts are categories, dates give their calendar
+    parts, missing values and unseen categories are fine. Binary, multiclass or regression follows from the contract. The same
+    rows, parameters and versions give the same bytes.
+
+    Args:
+        train: Rows to fit on; those without a target are left out and counted.
+        validation: Rows for early stopping, calibration and the metrics.
+        contract: Data contract; its roles say which columns are the target, the features and the sample weights.
+        model: MLflow model folder with `model.onnx`, the library's own form, `contract.yaml` and a digest of every file.
+        metrics: Metrics on the validation rows.
+        report: Page with metrics, learning curve, feature importance, exactness of the graph, parameters and versions.
+        algorithm: `lightgbm`, `hist_gradient_boosting` or `linear` (logistic or ridge regression).
+        params: Parameters in the library's own words, such as `{"num_leaves": 63}`; an unknown name is refused.
+        class_weight: `balanced` gives each class the same total weight; empty for none. Classification only.
+        calibration: `sigmoid` or `isotonic`, fitted on the validation rows; empty for none. Binary only.
+        monotone: Numeric feature to 1 (prediction may only rise with it) or -1 (only fall). Tree models only.
+        early_stopping_rounds: Boosting ends after so many rounds without gain on the validation rows; 0 for never.
+        seed: Seed of every random choice.
+    """
+    from kfp_foundry.components.training.train_model import core
+
+    options = dict(algorithm=algorithm, params=params, class_weight=class_weight, calibration=calibration, monotone=monotone)
+    core.run(train, validation, contract, model, metrics, report, **options, early_stopping_rounds=early_stopping_rounds, seed=seed)

@@ -1,0 +1,182 @@
+"""From Dataset and contract to what a learner takes: features, target, weights."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from kfp_foundry.components.common import rows
+from kfp_foundry.components.common.artifacts.model import Label, as_labels
+from kfp_foundry.components.common.contract import Contract, Task
+from kfp_foundry.components.common.errors import DataError, UserError, close_names
+
+YES = ("yes", "y", "true", "t", "1", "positive", "pos")
+SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one Dataset that have a target.
+
+    Args:
+        frame: The features, in the contract's types.
+        feed: The same as arrays, see `rows.feed`.
+        target: Positions in `labels` [rows] for a class, values for a regression.
+        weights: Sample weights [rows] from the contract, or None.
+        dropped: Rows left out, for want of a target or with a class that the training rows do not have.
+    """
+
+    frame: pl.DataFrame
+    feed: dict[str, np.ndarray]
+    target: np.ndarray
+    weights: np.ndarray | None
+    dropped: int
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+
+def target_of(contract: Contract) -> str:
+    """The target's name, once it is clear that a model can be trained.
+
+    Raises:
+        UserError: The contract names no target or no feature.
+    """
+    if contract.target is None or contract.task is None:
+        raise UserError(
+            "the contract names no target", where="train_model", remedy="give `target` when the contract is inferred, or a field the role target"
+        )
+    if not contract.features:
+        raise UserError("no column has the role feature", where="train_model", remedy="give at least one column of the contract the role feature")
+    return contract.target
+
+
+def read(table: pl.LazyFrame, contract: Contract, where: str) -> tuple[pl.DataFrame, pl.Series]:
+    """Reads the features, weights and target of a table.
+
+    Args:
+        table: All rows.
+        contract: Says the roles.
+        where: What the table is called in an error.
+
+    Returns:
+        The rows with the features and the weight column; and their target in the form of `as_labels`, null where missing.
+
+    Raises:
+        DataError: A column is absent; the message says the close names.
+    """
+    target, known = target_of(contract), table.collect_schema().names()
+    columns = contract.features + ([contract.weight] if contract.weight else [])
+    for name in [target, *columns]:
+        if name not in known:
+            role = "target" if name == target else "column"
+            raise DataError(f"{role} {name!r} is not in the table", where=where, remedy=close_names(name, known))
+    frame = table.select(*columns, target).collect()
+    return rows.conform(frame, contract, columns, where), as_labels(frame[target], contract)
+
+
+def find_labels(target: pl.Series, contract: Contract) -> list[Label]:
+    """The classes in the training rows: the negative and the positive one, or all of them, sorted; empty for a regression.
+
+    Raises:
+        DataError: There is no target value, only one, a class of a single row, or more than two classes for a binary task.
+    """
+    where, name = "train_model", target.name
+    known = target.drop_nulls()
+    if known.is_empty():
+        raise DataError(f"target {name!r} is missing in every training row", where=where, remedy="choose another target or repair the column")
+    if known.n_unique() == 1:
+        raise DataError(
+            f"target {name!r} is constant: {known[0]!r} in all {len(known):,} training rows", where=where, remedy="choose another target or more rows"
+        )
+    if not contract.is_classification:
+        if not known.is_finite().all():
+            raise DataError(f"target {name!r} holds infinite values", where=where, remedy="remove these rows with `where` when ingesting")
+        return []
+    counts = {row[0]: row[1] for row in known.value_counts().sort(name).iter_rows()}
+    lonely = [label for label, count in counts.items() if count == 1]
+    if lonely:
+        raise DataError(
+            f"class {lonely[0]!r} of target {name!r} has a single training row",
+            where=where,
+            remedy="remove the class, join it to another, or add rows",
+        )
+    labels: list[Label] = list(counts)
+    if contract.task is not Task.BINARY:
+        return labels
+    if len(labels) > 2:
+        raise DataError(
+            f"target {name!r} has {len(labels)} classes, but the task is binary", where=where, remedy="set task: multiclass in the contract"
+        )
+    positive = _positive(labels, counts, contract)
+    return [label for label in labels if label != positive] + [positive]
+
+
+def _positive(labels: list[Label], counts: dict[Label, int], contract: Contract) -> Label:
+    if contract.positive is None:
+        for yes in YES:
+            for label in labels:
+                if str(label).casefold() == yes:
+                    return label
+        return min(reversed(labels), key=lambda label: counts[label])  # the rarer one; the later one of two equally frequent
+    for label in labels:
+        if str(label).casefold() == str(contract.positive).casefold():
+            return label
+    raise DataError(
+        f"the positive label {contract.positive!r} is not in the training rows",
+        where="train_model",
+        remedy=f"set positive to one of {labels[0]!r}, {labels[1]!r}",
+    )
+
+
+def part(frame: pl.DataFrame, target: pl.Series, contract: Contract, labels: list[Label], where: str) -> Part:
+    """The rows that can be learned from.
+
+    Raises:
+        DataError: A weight is missing, negative or infinite.
+    """
+    if labels:
+        positions = target.replace_strict(labels, list(range(len(labels))), default=None, return_dtype=pl.Int64)
+    else:
+        positions = target
+    usable = positions.is_not_null()
+    kept = frame.filter(usable)
+    features = kept.select(contract.features)
+    return Part(
+        frame=features,
+        feed=rows.feed(features, contract),
+        target=positions.filter(usable).to_numpy(),
+        weights=_weights(kept[contract.weight], where) if contract.weight else None,
+        dropped=frame.height - kept.height,
+    )
+
+
+def _weights(values: pl.Series, where: str) -> np.ndarray:
+    weights = values.cast(pl.Float64).fill_null(np.nan).to_numpy()
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        raise DataError(
+            f"{int(bad.sum()):,} rows have a missing, negative or infinite weight in {values.name!r}",
+            where=where,
+            remedy="repair the column or give it another role",
+        )
+    if not weights.any():
+        raise DataError(f"all weights in {values.name!r} are 0", where=where, remedy="repair the column or give it another role")
+    return weights
+
+
+def balance(part: Part, class_weight: str, classes: int) -> np.ndarray | None:
+    """Weights [rows] for fitting: the contract's, times the inverse of the class's frequency if `class_weight` is `balanced`.
+
+    Raises:
+        UserError: Another word, or a regression.
+    """
+    if class_weight not in ("", "balanced"):
+        raise UserError(f"class_weight is {class_weight!r}", where="train_model", remedy="choose balanced, or leave it empty")
+    if not class_weight:
+        return part.weights
+    if not classes:
+        raise UserError("class_weight is balanced, but the task is a regression", where="train_model", remedy="leave class_weight empty")
+    own = np.ones(len(part)) if part.weights is None else part.weights
+    totals = np.bincount(part.target, weights=own, minlength=classes)
+    return np.asarray(own * (own.sum() / (classes * totals))[part.target])
