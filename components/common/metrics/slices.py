@@ -94,7 +94,7 @@ def _cut(values: pl.Series, by_itself: bool) -> Cut | None:
 
 def _by_value(values: pl.Series) -> Cut:
     name = values.name
-    keys = values.cast(pl.String) if values.dtype != pl.Boolean else values.replace_strict([True, False], ["yes", "no"], return_dtype=pl.String)
+    keys = values.cast(pl.String) if values.dtype != pl.Boolean else values.replace_strict([True, False], ["true", "false"], return_dtype=pl.String)
     counted = keys.drop_nulls().value_counts(sort=True).sort(["count", name], descending=[True, False])
     shown = counted[name].head(VALUES).to_list()
     names = [f"{name} = {value}" for value in shown]

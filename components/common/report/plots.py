@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 6.4, 3.6  # inches; the page scales figures to its width
+DASHED = (0, (4, 4))
 ROW = 0.3  # height of one bar, in inches
 Curve = tuple[ArrayLike, ArrayLike]
 
@@ -76,7 +77,8 @@ def lines(
     ylabel: str = "",
     diagonal: bool = False,
     marks: Mapping[str, tuple[float, float]] | None = None,
-    steps: bool = False,
+    upright: Mapping[str, float] | None = None,
+    dots: bool = False,
     unit: bool = False,
 ) -> "Figure":
     """Curves over a common axis.
@@ -87,20 +89,23 @@ def lines(
         ylabel: What y is.
         diagonal: Whether a dashed line from (0, 0) to (1, 1) stands for chance or for perfection.
         marks: Named points to show, such as the chosen threshold.
-        steps: Whether values hold until the next x.
+        upright: Named values of x to show as upright lines.
+        dots: Whether each point is marked.
         unit: Whether both axes run from 0 to 1.
     """
     fig, axes = figure()
     with house_style():
         if diagonal:
-            axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=(0, (4, 4)))
+            axes.plot([0, 1], [0, 1], color=SOFT, linewidth=1, linestyle=DASHED)
         for colour, (name, (x, y)) in zip(_colours(len(curves)), curves.items(), strict=True):
-            axes.plot(np.asarray(x), np.asarray(y), label=name, color=colour, drawstyle="steps-post" if steps else "default")
+            axes.plot(np.asarray(x), np.asarray(y), label=name, color=colour, marker="o" if dots else "", markersize=5)
         for name, (mark_x, mark_y) in (marks or {}).items():
             axes.plot([mark_x], [mark_y], "o", color=SERIES[1], markersize=7, label=name)
+        for name, at in (upright or {}).items():
+            axes.axvline(at, color=SOFT, linewidth=1.2, linestyle=DASHED, label=f"{name} {human(at)}")
         if unit:
             axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.03))
-        if len(curves) + len(marks or {}) > 1:
+        if len(curves) + len(marks or {}) + len(upright or {}) > 1:
             axes.legend()
         axes.set(xlabel=xlabel, ylabel=ylabel)
     return fig
@@ -150,7 +155,16 @@ def shares(edges: ArrayLike, counts: Mapping[str, ArrayLike], xlabel: str = "", 
     return fig
 
 
-def scatter(x: ArrayLike, y: ArrayLike, xlabel: str = "", ylabel: str = "", diagonal: bool = False, limit: int = 2000, seed: int = 7) -> "Figure":
+def scatter(
+    x: ArrayLike,
+    y: ArrayLike,
+    xlabel: str = "",
+    ylabel: str = "",
+    diagonal: bool = False,
+    level: float | None = None,
+    limit: int = 1000,
+    seed: int = 7,
+) -> "Figure":
     """Points; more than `limit` are thinned at random, so that the page stays small.
 
     Args:
@@ -159,6 +173,7 @@ def scatter(x: ArrayLike, y: ArrayLike, xlabel: str = "", ylabel: str = "", diag
         xlabel: What x is.
         ylabel: What y is.
         diagonal: Whether the line y = x is drawn.
+        level: A value of y to draw as a line.
         limit: Points shown.
         seed: Which ones.
     """
@@ -171,7 +186,9 @@ def scatter(x: ArrayLike, y: ArrayLike, xlabel: str = "", ylabel: str = "", diag
         axes.plot(across, up, ".", color=SERIES[0], alpha=0.35, markersize=4, markeredgewidth=0)
         if diagonal and len(across):
             ends = [float(np.nanmin([across, up])), float(np.nanmax([across, up]))]
-            axes.plot(ends, ends, color=SOFT, linewidth=1, linestyle=(0, (4, 4)))
+            axes.plot(ends, ends, color=SOFT, linewidth=1, linestyle=DASHED)
+        if level is not None:
+            axes.axhline(level, color=SOFT, linewidth=1, linestyle=DASHED)
         axes.set(xlabel=xlabel, ylabel=ylabel)
     return fig
 
@@ -203,7 +220,7 @@ def intervals(
     rows = np.arange(len(shown))
     with house_style():
         if reference is not None:
-            axes.axvline(reference, color=SERIES[1], linewidth=1.2, linestyle=(0, (4, 3)), label=reference_name)
+            axes.axvline(reference, color=SERIES[1], linewidth=1.2, linestyle=DASHED, label=reference_name)
         axes.hlines(rows, list(lows[:limit]), list(highs[:limit]), color=SERIES[0], linewidth=2, alpha=0.55)
         axes.plot(list(values[:limit]), rows, "o", color=SERIES[0], markersize=5.5)
         axes.set_yticks(rows, shown)

@@ -1,0 +1,1 @@
+"""Judges a model on rows that it has not seen."""

@@ -1,0 +1,85 @@
+"""The model on each slice of the rows, the worst first."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kfp_foundry.components.common.artifacts.evaluation import SliceResult
+from kfp_foundry.components.common.metrics import analytic, catalogue
+from kfp_foundry.components.common.metrics.bootstrap import Estimate, finite
+from kfp_foundry.components.common.metrics.scores import BinaryScores, MulticlassScores, RegressionScores, Scores
+from kfp_foundry.components.common.metrics.slices import MIN_ROWS, Cut
+
+ASIDE = {"auc": ["f1", "log_loss"], "log_loss": ["accuracy", "f1_macro"], "rmse": ["mae", "bias"]}
+
+
+def judge_slices(scores: Scores, cuts: Sequence[Cut], whole: float | None, confidence: float) -> tuple[list[SliceResult], int]:
+    """Judges every slice with enough rows by the task's primary metric.
+
+    Args:
+        scores: Predictions beside the truth.
+        cuts: How the rows are cut, one per column.
+        whole: The primary metric on all rows.
+        confidence: Of the intervals.
+
+    Returns:
+        The slices, and how many were left out for having fewer than `MIN_ROWS` rows. Sorted by the better end of the
+        interval, so that small slices with wide intervals do not stand first by chance.
+    """
+    results, small = [], 0
+    for cut in cuts:
+        for number, name in enumerate(cut.names):
+            rows = np.flatnonzero(cut.codes == number)
+            if len(rows) < MIN_ROWS:
+                small += len(rows) > 0
+                continue
+            results.append(_judge(scores.take(rows), cut.column, name, len(rows) / len(scores), whole, confidence))
+    return sorted(results, key=_rank), small
+
+
+def _judge(scores: Scores, column: str, name: str, share: float, whole: float | None, confidence: float) -> SliceResult:
+    metric = catalogue.metric(scores.task, "auto")
+    found = analytic.primary(scores, confidence)
+    values = scores.metrics()
+    aside = {**_levels(scores), **{other: finite(float(values[other][0])) for other in ASIDE[metric.name]}}
+    return SliceResult(
+        column=column,
+        name=name,
+        rows=len(scores),
+        share=share,
+        metric=metric.name,
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        standing=_standing(found, whole, metric.better == "higher"),
+        others=aside,
+    )
+
+
+def _levels(scores: Scores) -> dict[str, float | None]:
+    """What was there and what was predicted, on average."""
+    if scores.weights.sum() <= 0 or isinstance(scores, MulticlassScores):
+        return {}
+    if isinstance(scores, BinaryScores):
+        pair = {"positives": scores.truth.astype(np.float64), "mean_probability": scores.probability}
+    elif isinstance(scores, RegressionScores):
+        pair = {"mean_true": scores.truth, "mean_predicted": scores.predicted}
+    else:
+        return {}
+    return {name: finite(float(np.average(values, weights=scores.weights))) for name, values in pair.items()}
+
+
+def _standing(found: Estimate, whole: float | None, higher: bool) -> str:
+    if whole is None or found.low is None or found.high is None:
+        return "same"
+    if found.high < whole:
+        return "worse" if higher else "better"
+    if found.low > whole:
+        return "better" if higher else "worse"
+    return "same"
+
+
+def _rank(result: SliceResult) -> tuple[bool, float, str]:
+    higher = result.metric == "auc"
+    end = result.high if higher else result.low
+    return end is None, (end or 0.0) if higher else -(end or 0.0), result.name
