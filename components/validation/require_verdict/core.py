@@ -65,5 +65,7 @@ def _named(checks: list[Check]) -> str:
 
 
 def _said(check: Check) -> str:
+    if check.message and check.limit in check.message:
+        return f"{check.name}: {check.message}"
     value = f" (found {check.value}, allowed {check.limit})" if check.limit and check.value is not None else ""
     return f"{check.name}{value}" + (f", {check.message}" if check.message else "")

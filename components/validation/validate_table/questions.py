@@ -101,6 +101,12 @@ class Column:
         """One of its measured facts; None when it was not asked for."""
         return facts.get(self.key(measure))
 
+    def count_missing(self) -> dict[str, nw.Expr]:
+        """The measure of its missing values."""
+        # Where there is no NaN, the count of nulls is known without a look at the values.
+        missing = self.values.is_null().cast(nw.Int64).sum() if self.dtype.is_float() else nw.col(self.name).null_count()
+        return {self.key("missing"): missing}
+
     def present(self, facts: Facts) -> int:
         """Number of values that are not missing."""
         return int(facts[ROWS]) - int(self.get(facts, "missing"))
@@ -226,16 +232,16 @@ def _missing(column: Column) -> Question:
     most = 0.0 if column.spec.constraints.required else column.spec.limits.max_missing or 0.0
     name = "required" if column.spec.constraints.required else "missing"
     severity = _severity(column.spec.severity) if name == "missing" else "fail"
+    allowed = f"at most {percent(most)}" if most else "none"
 
     def answer(facts: Facts) -> Answer:
         missing, rows = int(column.get(facts, "missing")), int(facts[ROWS])
         share = missing / rows if rows else 0.0
         if share <= most:
             return Answer("pass", share)
-        return Answer(severity, share, f"{percent(share)} of the values are missing, at most {percent(most)} may be")
+        return Answer(severity, share, f"{missing:,} values are missing ({percent(share)}), {allowed} may be")
 
-    broken = column.values.is_null()
-    return Question(f"{column.name}: {name}", f"at most {percent(most)} missing", answer, broken=broken, columns=(column.name,))
+    return Question(f"{column.name}: {name}", f"{allowed} missing", answer, column.count_missing(), column.values.is_null(), (column.name,))
 
 
 def _unique(column: Column) -> Question:
