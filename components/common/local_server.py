@@ -1,0 +1,444 @@
+"""Endpoints on this machine: model servers as processes of their own that live on after the run that deployed them.
+
+Each endpoint has a folder `<home>/endpoints/<name>/`: `endpoint.json` (who serves, and on which port), `revisions/rN/` (a copy of
+the model and the server's log), `payloads/` (the payload log) and `lock`. A new model starts beside the one that serves, as the
+candidate with a port of its own. `promote` makes it listen on the endpoint's port too, and only then ends the old one: no request
+is refused, and the address stays. `discard` ends the candidate, and the old one serves on.
+"""
+
+import datetime as dt
+import fcntl
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kfp_foundry.components.common import platform, ports, processes
+from kfp_foundry.components.common.artifacts.endpoint import Endpoint
+from kfp_foundry.components.common.artifacts.model import ModelFolder
+from kfp_foundry.components.common.contract import Task
+from kfp_foundry.components.common.errors import IntegrityError, PlatformError, UserError, close_names
+from kfp_foundry.components.common.files import unwritable, write_json
+from kfp_foundry.components.common.inference import Client, emptiest_row
+from kfp_foundry.components.common.wiring import SECRET_KEYS
+
+RECORD = "endpoint.json"
+PORTS = range(8090, 8190)  # where an endpoint gets its address when nobody asks for a certain port
+READY_SECONDS = 60.0
+LOCK_SECONDS = 120.0
+HANDOVER_SECONDS = 10.0
+STOP_SECONDS = 15.0
+LOG_LINES = 15
+
+State = Literal["serving", "candidate", "dead", "stopped"]
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class Revision(BaseModel):
+    """One model server process."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: int
+    digest: str
+    threshold: float | None = None
+    pid: int
+    token: str
+    port: int
+    address: int
+    since: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return processes.is_alive(self.pid, self.token)
+
+
+class Record(BaseModel):
+    """What is known of an endpoint; the content of endpoint.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    port: int = 0
+    last: int = 0
+    current: Revision | None = None
+    candidate: Revision | None = None
+    retiring: Revision | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the list of endpoints."""
+
+    name: str
+    state: State
+    url: str
+    revision: str
+    threshold: float | None
+    pid: int | None
+    since: str
+    log: Path | None
+
+
+def start(model: Path, name: str, threshold: float | None = None, port: int = 0) -> Endpoint:
+    """Serves a model, or finds that it is served already.
+
+    The same model with the same threshold is taken as it is. Another one starts as the candidate beside it and gets the
+    endpoint's address by `promote`; the first one of a name has that address from the start.
+
+    Args:
+        model: The Model folder; it is copied, so that the run's folder may be deleted.
+        name: The endpoint's and the model's name.
+        threshold: Binary models: probability from which the positive class is predicted; 0.5 if not given.
+        port: The port to serve on; 0 keeps the endpoint's own, or takes a free one.
+
+    Returns:
+        Where the model answers. It has answered one prediction.
+
+    Raises:
+        IntegrityError: The model is not what its digests say.
+        PlatformError: The port is in use, or the server does not get ready; the message has the reason from its log.
+        UserError: The name, the port or the threshold cannot be used.
+    """
+    folder = _folder(name)
+    opened = ModelFolder.open(model)
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise UserError(f"threshold is {threshold}", where=f"endpoint {name}", remedy="give a probability between 0 and 1")
+    wanted = (0.5 if threshold is None else threshold) if opened.task is Task.BINARY else None
+    with _locked(folder):
+        record = _tidy(folder)
+        for role in ("current", "candidate"):
+            there: Revision | None = getattr(record, role)
+            if there and there.alive and (there.digest, there.threshold) == (opened.digest, wanted) and port in (0, there.address):
+                if role == "current":
+                    _drop(folder, record, "candidate")
+                _await_ready(folder, record, there, opened)
+                log.info("endpoint %s serves this model already, as revision %d at %s", name, there.number, _url(there.port))
+                return _endpoint(record, there)
+        _drop(folder, record, "candidate")
+        revision = _launch(folder, record, opened, wanted, port)
+        try:
+            _await_ready(folder, record, revision, opened)
+        except BaseException:
+            _drop(folder, record, "candidate", keep_log=True)
+            raise
+        log.info(
+            "endpoint %s: revision %d (%s) answers at %s, log %s",
+            name,
+            revision.number,
+            revision.digest[:19],
+            _url(revision.port),
+            _log(folder, revision),
+        )
+        return _endpoint(record, revision)
+
+
+def promote(name: str, revision: str = "") -> Endpoint:
+    """Gives the endpoint's address to the candidate and ends the server before it; may be repeated.
+
+    Args:
+        name: The endpoint.
+        revision: Digest that must be the one promoted; guards against a candidate of another run.
+
+    Raises:
+        PlatformError: There is no live candidate, or it is of another digest.
+    """
+    folder = _known(name)
+    with _locked(folder):
+        record = _tidy(folder)
+        candidate, current = record.candidate, record.current
+        if candidate is None or (revision and candidate.digest != revision):
+            if current and current.alive and revision in ("", current.digest):
+                return _endpoint(record, current)
+            there = "no candidate" if candidate is None else f"the candidate is {candidate.digest}"
+            raise PlatformError(f"{there}, so {revision or 'none'} cannot be promoted", where=f"endpoint {name}", remedy="deploy the model again")
+        if not candidate.alive:
+            raise PlatformError(f"the candidate has ended; {_tail(folder, candidate)}", where=f"endpoint {name}", remedy="deploy the model again")
+        if current and current.alive and candidate.address != candidate.port:
+            _hand_over(record, candidate)
+        record.port = candidate.address
+        record.current, record.candidate, record.retiring = candidate, None, current
+        _save(folder, record)
+        _tidy(folder)
+        log.info("endpoint %s: revision %d has the address %s", name, candidate.number, _url(record.port))
+        return _endpoint(record, candidate)
+
+
+def discard(name: str, revision: str = "") -> bool:
+    """Ends the candidate; the server before it goes on. Returns whether there was one.
+
+    Args:
+        name: The endpoint.
+        revision: Digest that the candidate must have to be ended; any by default.
+    """
+    folder = _known(name)
+    with _locked(folder):
+        record = _tidy(folder)
+        if record.candidate is None or (revision and record.candidate.digest != revision):
+            return False
+        _drop(folder, record, "candidate", keep_log=True)
+        return True
+
+
+def stop(name: str) -> bool:
+    """Ends an endpoint's servers; its port and payload log stay. Returns whether one was running.
+
+    Raises:
+        UserError: There is no endpoint of that name.
+    """
+    folder = _known(name)
+    with _locked(folder):
+        record = _tidy(folder)
+        running = any(revision and revision.alive for revision in (record.current, record.candidate))
+        _drop(folder, record, "candidate")
+        _drop(folder, record, "current")
+        return running
+
+
+def find(name: str) -> Endpoint | None:
+    """Who answers at the endpoint's address now; None when nobody does."""
+    record = _load(_folder(name))
+    for revision in (record.current, record.candidate):
+        if revision and revision.alive and (revision is record.current or revision.port == revision.address):
+            return _endpoint(record, revision, _url(revision.address))
+    return None
+
+
+def list_all() -> list[Row]:
+    """All endpoints on this machine, those that were stopped or whose server died included."""
+    rows: list[Row] = []
+    for folder in sorted(_home().glob("*/")):
+        if not (folder / RECORD).exists():
+            continue
+        record = _load(folder)
+        shown: list[tuple[State, Revision]] = [("serving", record.current)] if record.current else []
+        shown += [("candidate", record.candidate)] if record.candidate else []
+        for state, r in shown:
+            url = _url(record.port if state == "serving" else r.port)
+            rows.append(Row(record.name, state if r.alive else "dead", url, r.digest, r.threshold, r.pid, r.since, _log(folder, r)))
+        if not shown:
+            rows.append(Row(record.name, "stopped", _url(record.port) if record.port else "", "", None, None, "", None))
+    return rows
+
+
+def payloads(name: str) -> Path:
+    """The folder of the endpoint's payload log."""
+    return _folder(name) / "payloads"
+
+
+def _home() -> Path:
+    return platform.home() / "endpoints"
+
+
+def _folder(name: str) -> Path:
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"name is {name!r}", where="endpoint", remedy="use letters, digits, '.', '_' and '-', at most 100, the first a letter or digit"
+        )
+    return _home() / name
+
+
+def _known(name: str) -> Path:
+    folder = _folder(name)
+    if not (folder / RECORD).exists():
+        names = sorted({row.name for row in list_all()})
+        remedy = close_names(name, names) if names else "deploy a model first"
+        raise UserError(f"no endpoint {name!r}", where=str(_home()), remedy=remedy)
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w")
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    with file:
+        until = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise PlatformError(
+                        f"another deployment has been at work for {LOCK_SECONDS:.0f} s",
+                        where=f"endpoint {folder.name}",
+                        remedy="wait for it, or end it",
+                    ) from None
+                time.sleep(0.05)
+        yield
+
+
+def _load(folder: Path) -> Record:
+    try:
+        return Record.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Record(name=folder.name)
+    except (OSError, ValidationError) as error:
+        raise IntegrityError("not a readable endpoint record", where=str(folder / RECORD), remedy="delete the file and deploy again") from error
+
+
+def _save(folder: Path, record: Record) -> None:
+    write_json(folder / RECORD, record.model_dump(mode="json", exclude_none=True))
+
+
+def _tidy(folder: Path) -> Record:
+    """The record, after what an interrupted promotion left running was ended."""
+    record = _load(folder)
+    if record.retiring:
+        _drop(folder, record, "retiring")
+    return record
+
+
+def _drop(folder: Path, record: Record, role: Literal["current", "candidate", "retiring"], keep_log: bool = False) -> None:
+    revision: Revision | None = getattr(record, role)
+    if revision is None:
+        return
+    processes.end(revision.pid, revision.token, STOP_SECONDS)
+    setattr(record, role, None)
+    _save(folder, record)
+    home = _revision_folder(folder, revision)
+    shutil.rmtree(home / "model" if keep_log else home, ignore_errors=True)
+
+
+def _launch(folder: Path, record: Record, model: ModelFolder, threshold: float | None, port: int) -> Revision:
+    serving = record.current is not None and record.current.alive
+    with _listener(record, serving, port) as listener:
+        own = int(listener.getsockname()[1])
+        address = (port or record.port) if serving else own
+        record.last += 1
+        home = folder / "revisions" / f"r{record.last}"
+        try:
+            shutil.rmtree(home, ignore_errors=True)
+            shutil.copytree(model.path, home / "model")
+            with (home / "server.log").open("wb") as output:
+                process = subprocess.Popen(
+                    _command(folder, home, record.name, model.digest, threshold, listener, address if address != own else 0),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=home,
+                    env=_environment(),
+                    pass_fds=[listener.fileno()],
+                    start_new_session=True,
+                )
+        except OSError as error:
+            shutil.rmtree(home, ignore_errors=True)
+            raise unwritable(home, error) from error
+    revision = Revision(
+        number=record.last,
+        digest=model.digest,
+        threshold=threshold,
+        pid=process.pid,
+        token=processes.started_at(process.pid),
+        port=own,
+        address=address,
+        since=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    )
+    record.candidate = revision
+    record.port = record.port or address
+    _save(folder, record)
+    return revision
+
+
+def _listener(record: Record, serving: bool, port: int) -> socket.socket:
+    if port and not (serving and port == record.port):
+        return ports.claim(ports.LOOPBACK, port)
+    if serving:
+        return ports.claim(ports.LOOPBACK, 0)
+    if record.port:
+        try:
+            return ports.claim(ports.LOOPBACK, record.port)
+        except PlatformError as error:
+            log.warning("endpoint %s gets another address: %s", record.name, error)
+    return ports.first_free(PORTS)
+
+
+def _command(folder: Path, home: Path, name: str, digest: str, threshold: float | None, listener: socket.socket, heir_of: int) -> list[str]:
+    words = [sys.executable, "-m", "kfp_foundry.server", "--model", str(home / "model"), "--name", name, "--digest", digest]
+    words += ["--fd", str(listener.fileno()), "--payload-log", str(folder / "payloads")]
+    words += ["--heir-of", str(heir_of)] if heir_of else []
+    return words + (["--threshold", repr(threshold)] if threshold is not None else [])
+
+
+def _environment() -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if key not in SECRET_KEYS and key != "_KFP_RUNTIME"}
+    return kept | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _await_ready(folder: Path, record: Record, revision: Revision, model: ModelFolder) -> None:
+    """Waits until the server is ready, and has it answer one prediction."""
+    until = time.monotonic() + READY_SECONDS
+    with Client(_url(revision.port), record.name, timeout=5.0, probe=True) as client:
+        while not client.is_ready():
+            if not revision.alive:
+                raise _failed(folder, record, revision, "the model server ended before it was ready")
+            if time.monotonic() > until:
+                raise _failed(folder, record, revision, f"the model server was not ready after {READY_SECONDS:.0f} s")
+            time.sleep(0.03)
+        reply = client.v1([emptiest_row(model.contract)])
+    if reply.status != 200:
+        raise _failed(folder, record, revision, f"the model server refused a first prediction with {reply.status}: {reply.error}")
+
+
+def _failed(folder: Path, record: Record, revision: Revision, what: str) -> PlatformError:
+    return PlatformError(f"{what}: {_tail(folder, revision)}", where=f"endpoint {record.name}", remedy=f"read {_log(folder, revision)}")
+
+
+def _tail(folder: Path, revision: Revision) -> str:
+    """The reason in a server's log: its line `error: ...`, else its last lines."""
+    try:
+        lines = _log(folder, revision).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    said = [line for line in lines if line.startswith("error: ")]
+    return said[-1] if said else " | ".join(lines[-LOG_LINES:]) or "its log is empty"
+
+
+def _hand_over(record: Record, candidate: Revision) -> None:
+    """Has the candidate listen on the endpoint's port beside the server that has it."""
+    wanted = f"{ports.LOOPBACK}:{candidate.address}"
+    os.kill(candidate.pid, signal.SIGUSR1)
+    until = time.monotonic() + HANDOVER_SECONDS
+    with Client(_url(candidate.port), record.name, timeout=5.0) as client:
+        while wanted not in client.get("/").body.get("addresses", []):
+            if time.monotonic() > until:
+                log.warning("endpoint %s could not keep its port %d and answers at %d from now on", record.name, candidate.address, candidate.port)
+                candidate.address = candidate.port
+                return
+            time.sleep(0.02)
+
+
+def _endpoint(record: Record, revision: Revision, url: str = "") -> Endpoint:
+    here = url or _url(record.port if revision is record.current else revision.port)
+    return Endpoint(name=record.name, url=here, revision=revision.digest, threshold=revision.threshold, pid=revision.pid)
+
+
+def _url(port: int) -> str:
+    return f"http://{ports.LOOPBACK}:{port}"
+
+
+def _revision_folder(folder: Path, revision: Revision) -> Path:
+    return folder / "revisions" / f"r{revision.number}"
+
+
+def _log(folder: Path, revision: Revision) -> Path:
+    return _revision_folder(folder, revision) / "server.log"

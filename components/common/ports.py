@@ -1,0 +1,111 @@
+"""Taking a TCP port so that nobody else has it, and handing it from one server to the next without a gap.
+
+A port is claimed alone and marked as shareable only afterwards. So a second claim is refused as usual, while a successor that
+asks to share (SO_REUSEPORT, the same user) joins it and can go on alone when the first one leaves.
+"""
+
+import errno
+import socket
+from pathlib import Path
+
+from kfp_foundry.components.common.errors import PlatformError, UserError
+
+LOOPBACK = "127.0.0.1"
+BACKLOG = 2048
+
+
+def claim(host: str, port: int) -> socket.socket:
+    """A listening socket on a port that nobody else has.
+
+    Args:
+        host: Address to listen on.
+        port: The port; 0 takes any free one.
+
+    Raises:
+        UserError: The port is not between 0 and 65535, or the host is no address of this machine.
+        PlatformError: The port is in use or may not be taken; the message names the port and, where it can be seen, who has it.
+    """
+    listener = _bind(host, port, share=False)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def join(host: str, port: int) -> socket.socket:
+    """A listening socket on a port that another server of this user has claimed; new connections go to either of them.
+
+    Raises:
+        PlatformError: The port cannot be shared.
+    """
+    listener = _bind(host, port, share=True)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def first_free(ports: range, host: str = LOOPBACK) -> socket.socket:
+    """The first of these ports that is free, claimed; any free port when none of them is."""
+    for port in ports:
+        try:
+            return claim(host, port)
+        except PlatformError:
+            continue
+    return claim(host, 0)
+
+
+def _bind(host: str, port: int, share: bool) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise UserError(f"port is {port}", where="port", remedy="give a number between 1 and 65535, or 0 for any free one")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except socket.gaierror as error:
+        raise UserError(f"host is {host!r}: {error.strerror}", where="host", remedy="give an address of this machine, such as 127.0.0.1") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise _refused(host, port, error) from error
+    return listener
+
+
+def _refused(host: str, port: int, error: OSError) -> PlatformError | UserError:
+    where = f"port {port}"
+    if error.errno == errno.EADDRINUSE:
+        return PlatformError(
+            f"the port is in use on {host}{holder(port)}", where=where, remedy="stop that process or choose another port (0: any free one)"
+        )
+    if error.errno == errno.EACCES:
+        return PlatformError("the port may not be taken by this user", where=where, remedy="choose a port above 1023")
+    return UserError(
+        f"host {host!r} cannot be listened on: {error.strerror}", where=where, remedy="give an address of this machine, such as 127.0.0.1"
+    )
+
+
+def holder(port: int) -> str:
+    """Who listens on a port, as ` by process 4711 (python -m ...)`; empty where this user may not see it."""
+    inodes = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(str(link.readlink()) in inodes for link in (folder / "fd").iterdir()):
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                return f" by process {folder.name} ({command[:120]})"
+        except OSError:
+            continue  # another user's process, or one that has just ended
+    return ""
+
+
+def _listening_inodes(port: int) -> list[str]:
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            lines = Path(table).read_text().splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            words = line.split()
+            if words[3] == "0A" and int(words[1].rsplit(":", 1)[1], 16) == port:
+                found.append(words[9])
+    return found
