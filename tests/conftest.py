@@ -1,5 +1,6 @@
 """Real data for every test: a slice of the flights from New York in 2013, and its contract."""
 
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -51,6 +52,83 @@ def flights(all_flights: pl.DataFrame) -> pl.DataFrame:
 def flights_contract() -> Contract:
     """The contract of the flights, as a person would write it."""
     return Contract.parse(CONTRACT)
+
+
+@pytest.fixture(scope="session")
+def registry_template(tmp_path_factory) -> Path:
+    """An MLflow database with tables and no rows, made once."""
+    from kfp_foundry.components.common.tracking import Tracking
+
+    file = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    _ = Tracking(f"sqlite:///{file}", "for tests").client
+    return file
+
+
+@pytest.fixture
+def empty_registry(registry_template: Path):
+    """Makes a home of local state with an empty registry in it: `empty_registry(path)`."""
+
+    def make(home: Path) -> Path:
+        home.mkdir(parents=True)
+        shutil.copy(registry_template, home / "mlflow.db")
+        return home
+
+    return make
+
+
+@pytest.fixture
+def make_model(flights: pl.DataFrame, flights_contract: Contract):
+    """Writes a whole Model folder in milliseconds: the later a flight departs, the likelier it is late, plus a bias.
+
+    `make_model(path, bias=0.0)`; two biases are two models.
+    """
+    import onnx
+    from onnx import TensorProto, helper
+
+    from kfp_foundry.components.common.artifacts.model import ModelFolder, ModelRecord
+
+    def graph(bias: float) -> bytes:
+        kinds = {field.name: TensorProto.STRING if field.type == "string" else TensorProto.DOUBLE for field in flights_contract.feature_fields}
+        constants = {"scale": 1 / 720, "bias": bias - 2.0, "half": 0.5}
+        nodes = [
+            helper.make_node("Mul", ["sched_dep_minute", "scale"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "bias"], ["score"]),
+            helper.make_node("Sigmoid", ["score"], ["probability"]),
+            helper.make_node("GreaterOrEqual", ["probability", "half"], ["prediction"]),
+        ]
+        made = helper.make_graph(
+            nodes,
+            "late",
+            [helper.make_tensor_value_info(name, kind, ["rows"]) for name, kind in kinds.items()],
+            [
+                helper.make_tensor_value_info("probability", TensorProto.DOUBLE, ["rows"]),
+                helper.make_tensor_value_info("prediction", TensorProto.BOOL, ["rows"]),
+            ],
+            [helper.make_tensor(name, TensorProto.DOUBLE, [], [value]) for name, value in constants.items()],
+        )
+        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+        onnx.checker.check_model(model)
+        return model.SerializeToString()
+
+    def make(path: Path, bias: float = 0.0) -> ModelFolder:
+        record = ModelRecord(
+            algorithm="linear",
+            task="binary",
+            target="late",
+            labels=[False, True],
+            outputs=["probability", "prediction"],
+            params={"C": 1.0},
+            seed=7,
+            rows={"train": 100, "validation": 10, "dropped": 0},
+            fingerprints={"train": "aa", "validation": "bb"},
+            metrics={"auc": 0.6, "log_loss": 0.5},
+            importance={"sched_dep_minute": 1.0},
+            parity={"rows": 1, "max_difference": 0.0, "changed_labels": 0, "tolerance": 1e-9, "kinds": {"held out": 1}},
+            versions={"scikit-learn": "1.6.0", "numpy": "2.0.0"},
+        )
+        return ModelFolder.write(path, graph(bias), flights_contract, record, {"model.json": b"{}"}, flights.head(3))
+
+    return make
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ DIGEST_TAG = "model_digest"
 THRESHOLD_TAG = "threshold"
 SQLITE_TIMEOUT = 30  # seconds that one process waits for another's transaction
 ATTEMPTS = 5
+FIRST_WAIT = 0.5  # seconds; doubled with each attempt
 RETRY_SECONDS = 60.0
 TRANSIENT = {429, 500, 502, 503, 504}
 
@@ -134,7 +135,7 @@ class Tracking:
         retry = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_passes),
             stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_after_delay(RETRY_SECONDS),
-            wait=tenacity.wait_exponential_jitter(initial=0.3, max=8),
+            wait=tenacity.wait_exponential_jitter(initial=FIRST_WAIT, max=8, jitter=FIRST_WAIT),
             before_sleep=lambda state: log.warning("MLflow cannot %s yet (attempt %d of %d)", doing, state.attempt_number, ATTEMPTS),
             reraise=True,
         )
@@ -156,6 +157,30 @@ class Tracking:
         elif status is not None and status not in TRANSIENT:
             remedy = "see what the server says, and its log"
         return PlatformError(f"cannot {doing}: {reason}", where=f"MLflow {self.shown}", remedy=remedy)
+
+    def experiment_id(self) -> str:
+        """The experiment that new runs go to, made when it does not exist.
+
+        An embedded store gets an absolute place for artifacts beside its database, so that it works from every folder.
+
+        Raises:
+            PlatformError: MLflow cannot be asked, or somebody deleted the experiment.
+        """
+        given = os.environ.get("MLFLOW_EXPERIMENT_ID", "")
+        if given and not os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+            return given
+        place = None if self.database is None else (self.database.parent / "mlartifacts").as_uri()
+
+        def find_or_create() -> str:
+            if self.client.get_experiment_by_name(self.experiment) is None:
+                if_absent(lambda: self.client.create_experiment(self.experiment, artifact_location=place))
+            found = self.client.get_experiment_by_name(self.experiment)
+            if found is None or found.lifecycle_stage == "deleted":
+                remedy = "restore it, or set MLFLOW_EXPERIMENT_NAME to another one"
+                raise PlatformError(f"experiment {self.experiment!r} was deleted", where=f"MLflow {self.shown}", remedy=remedy)
+            return str(found.experiment_id)
+
+        return self.call("find the experiment", find_or_create)
 
     def version_of(self, name: str, alias: str) -> "ModelVersion | None":
         """The version that the alias points to; None when there is no such model or alias."""
@@ -291,7 +316,8 @@ def _what_there_is(store: Tracking, name: str) -> str:
 
 def hide_credentials(text: str) -> str:
     """The text with the user and password of every URL in it replaced by `***`."""
-    return re.sub(r"(\w+://)[^\s/@'\"]+@", r"\1***@", text)
+    # A password may hold a slash, a path may hold an "@": so up to the last "@" before the first slash, or after a "user:".
+    return re.sub(r"(\w+://)(?:[^\s/@'\":]+:[^\s@'\"]*|[^\s/@'\"]+)@", r"\1***@", text)
 
 
 @contextmanager
@@ -339,6 +365,17 @@ def _passes(error: BaseException) -> bool:
         return False
     status = _status(error)
     return status in TRANSIENT if status is not None else True
+
+
+def if_absent(create: Callable[[], object]) -> None:
+    """Makes a thing in MLflow, unless it is there or another process makes it in this moment."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        create()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _absent_is_none(work: Callable[[], T]) -> T | None:
