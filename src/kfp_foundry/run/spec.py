@@ -83,10 +83,9 @@ class Pipeline:
                 continue
             remedy = "only Python components (@dsl.component without target_image) and importers run without containers"
             raise UserError(f"step {label.removeprefix('exec-')} needs its container image", where=where, remedy=remedy)
-        for name, component in self.spec.get("components", {}).items():
+        for name, component in [("root", self.root), *self.spec.get("components", {}).items()]:
             for task, body in component.get("dag", {}).get("tasks", {}).items():
-                if "artifactIterator" in body:
-                    raise UserError(f"{name}: {task} loops over artifacts", where=where, remedy="no backend runs that; loop over parameters")
+                _check_task(f"{where}: {name}: {task}", body, component.get("inputDefinitions", {}))
 
     @cached_property
     def wrappers_are_dropped(self) -> bool:
@@ -117,6 +116,17 @@ class Pipeline:
             else:
                 found.append((name, in_loop))
         return found
+
+
+def _check_task(where: str, task: dict[str, Any], around: dict[str, Any]) -> None:
+    if "artifactIterator" in task:
+        raise UserError("loops over artifacts, which no backend runs", where=where, remedy="loop over parameters")
+    inputs = task.get("inputs", {})
+    for kind, key in (("parameters", "componentInputParameter"), ("artifacts", "componentInputArtifact")):
+        for source in inputs.get(kind, {}).values():
+            if key in source and source[key] not in around.get(kind, {}):
+                what = f"reads {source[key]!r}, which the graph around it does not have: kfp compiled the wiring wrongly"
+                raise UserError(what, where=where, remedy="pass parts of a loop item as parameters of their own, not inside one text")
 
 
 def in_order(tasks: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
