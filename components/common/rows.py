@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from polars.series.string import StringNameSpace
 
 from kfp_foundry.components.common.contract import POLARS_TYPES, Contract, FieldSpec, Type
 from kfp_foundry.components.common.errors import DataError, close_names
@@ -114,7 +115,7 @@ def _typed(values: pl.Series, field: FieldSpec, where: str) -> pl.Series:
         return values
     try:
         if values.dtype == pl.String and field.type in (Type.DATE, Type.DATETIME, Type.TIME):
-            return values.str.strptime(wanted, field.format, strict=True)
+            return _parsed(values.str, field)
         if field.type is Type.INTEGER and values.dtype.is_float():
             values = values.fill_nan(None)
             if (values != values.floor()).any():
@@ -125,6 +126,12 @@ def _typed(values: pl.Series, field: FieldSpec, where: str) -> pl.Series:
         raise DataError(
             f"column {field.name!r} is {values.dtype}, not {field.type}: {reason}", where=where, remedy="correct the table or the contract"
         ) from error
+
+
+def _parsed(texts: StringNameSpace, field: FieldSpec) -> pl.Series:
+    if field.type is Type.DATE:
+        return texts.to_date(field.format, strict=True)
+    return texts.to_time(field.format, strict=True) if field.type is Type.TIME else texts.to_datetime(field.format, time_unit="us", strict=True)
 
 
 def _column(rows: Sequence[Mapping[str, object]], field: FieldSpec, where: str) -> list[Any]:

@@ -43,7 +43,7 @@ class Isotonic(BaseModel):
         knots, heights = np.array(self.scores), np.array(self.probabilities)
         inside = np.clip(scores, knots[0], knots[-1])
         segment = left[np.searchsorted(knots, inside, side="left")]
-        return heights[segment] + (inside - knots[segment]) * weight[segment]
+        return np.asarray(heights[segment] + (inside - knots[segment]) * weight[segment])
 
     def emit(self, graph: Graph, scores: str) -> str:
         """The same in a graph; a tree finds the segment, so that thousands of knots cost no more than a dozen comparisons."""

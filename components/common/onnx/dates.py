@@ -6,7 +6,7 @@ The calendar is the proleptic Gregorian one, in UTC. Method: H. Hinnant, "chrono
 `civil_from_days` (https://howardhinnant.github.io/date_algorithms.html).
 """
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def parts(seconds: T) -> dict[str, T]:
 
 
 def _floor(value: T) -> T:
-    return value.floor() if isinstance(value, Value) else np.floor(value)
+    return cast("T", value.floor() if isinstance(value, Value) else np.floor(value))
 
 
 def _remainder(value: T, divisor: float) -> T:

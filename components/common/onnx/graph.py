@@ -5,6 +5,7 @@ graphs at random (`benchmarks/onnx_parity.py` measures both).
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -63,7 +64,7 @@ class Graph:
         self._outputs.append(helper.make_tensor_value_info(given, kind, ["rows"]))
         return given
 
-    def op(self, kind: str, *inputs: str, domain: str = "", **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Adds a node of one output and returns that tensor's name."""
         result = self.free(f"tensor{self._count}")
         self._count += 1
@@ -158,4 +159,4 @@ class Value:
 
 def string_tensor(name: str, values: list[str]) -> onnx.TensorProto:
     """A tensor of texts, as UTF-8."""
-    return helper.make_tensor(name, TensorProto.STRING, [len(values)], [value.encode() for value in values])
+    return numpy_helper.from_array(np.array(values, dtype=object), name)

@@ -59,12 +59,12 @@ def apply_link(scores: np.ndarray, link: Link) -> np.ndarray:
     if link == "identity":
         return scores
     if link == "exp":
-        return np.exp(scores)
+        return np.asarray(np.exp(scores))
     if link == "softmax":
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
     small = np.exp(-np.abs(scores))  # never of a positive number, so that nothing overflows
-    return np.where(scores >= 0, 1.0, small) / (1.0 + small)
+    return np.asarray(np.where(scores >= 0, 1.0, small) / (1.0 + small))
 
 
 def _emit_label(graph: Graph, position: str, labels: list[Label]) -> str:

@@ -38,7 +38,7 @@ def _split(node: dict[str, Any]) -> Split:
     if node["missing_type"] == "Zero":
         raise _refused("zero_as_missing")
     # A column without missing values in training has missing_type None: LightGBM then reads NaN as 0.0.
-    missing = 0.0 <= threshold if node["missing_type"] == "None" else bool(node["default_left"])
+    missing = threshold >= 0.0 if node["missing_type"] == "None" else bool(node["default_left"])
     return Split(feature, missing=missing, threshold=threshold)
 
 

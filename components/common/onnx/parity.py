@@ -58,7 +58,7 @@ def refuse(parity: Parity) -> None:
     """
     if not parity.max_difference <= parity.tolerance:
         raise FoundryError(
-            f"the ONNX graph differs from the trained model by up to {parity.max_difference:.3g} (allowed: {parity.tolerance:.0e}) on {parity.rows:,} rows",
+            f"the ONNX graph is up to {parity.max_difference:.3g} off the trained model (allowed: {parity.tolerance:.0e}, rows: {parity.rows:,})",
             where="train_model, parity gate",
             remedy="the model is not published; please report this with the parameters used",
         )

@@ -5,7 +5,7 @@ Operator: https://onnx.ai/onnx/operators/onnx_aionnxml_TreeEnsemble.html
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from onnx import numpy_helper
@@ -87,7 +87,7 @@ class Forest:
     def emit(self, graph: Graph, matrix: str, targets: int) -> str:
         """Adds the operator; returns the sums [rows, targets]."""
         yes, no = self._sides[True], self._sides[False]
-        attributes: dict[str, object] = {
+        attributes: dict[str, Any] = {
             "aggregate_function": 1,  # sum
             "leaf_targetids": self._targets,
             "leaf_weights": numpy_helper.from_array(np.array(self._leaves), "leaf_weights"),

@@ -22,7 +22,7 @@ def train_model(
     monotone: Dict[str, int] = {},
     early_stopping_rounds: int = 50,
     seed: int = 7,
-):
+) -> None:
     """Trains a model on a table and writes it with an ONNX graph that equals it to 1e-9.
 
     Preprocessing is part of the model: it takes raw rows by column name. Texts are categories, dates give their calendar
@@ -46,5 +46,5 @@ def train_model(
     """
     from kfp_foundry.components.training.train_model import core
 
-    options = dict(algorithm=algorithm, params=params, class_weight=class_weight, calibration=calibration, monotone=monotone)
-    core.run(train, validation, contract, model, metrics, report, **options, early_stopping_rounds=early_stopping_rounds, seed=seed)
+    options = {"params": params, "class_weight": class_weight, "calibration": calibration, "monotone": monotone, "seed": seed}
+    core.run(train, validation, contract, model, metrics, report, algorithm=algorithm, early_stopping_rounds=early_stopping_rounds, **options)

@@ -135,10 +135,7 @@ def part(frame: pl.DataFrame, target: pl.Series, contract: Contract, labels: lis
     Raises:
         DataError: A weight is missing, negative or infinite.
     """
-    if labels:
-        positions = target.replace_strict(labels, list(range(len(labels))), default=None, return_dtype=pl.Int64)
-    else:
-        positions = target
+    positions = target.replace_strict(labels, list(range(len(labels))), default=None, return_dtype=pl.Int64) if labels else target
     usable = positions.is_not_null()
     kept = frame.filter(usable)
     features = kept.select(contract.features)

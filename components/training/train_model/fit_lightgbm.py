@@ -43,9 +43,7 @@ def fit(job: Job) -> Fitted:
     kept = lgb.Booster(model_str=text)
     return Fitted(
         scores=lambda matrix: np.asarray(kept.predict(matrix, raw_score=True, num_threads=job.threads)),
-        emit=lambda graph, matrix: lightgbm_trees.forest(kept.dump_model()).emit(
-            graph, matrix, targets=max(1, job.classes if job.classes > 2 else 1)
-        ),
+        emit=lambda graph, matrix: lightgbm_trees.forest(kept.dump_model()).emit(graph, matrix, targets=kept.num_model_per_iteration()),
         link=_link(job.task, objective),
         native={"model.txt": text.encode()},
         importance=np.asarray(kept.feature_importance("gain"), dtype=np.float64),

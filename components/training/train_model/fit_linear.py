@@ -37,7 +37,7 @@ def fit(job: Job) -> Fitted:
     if len(intercepts) != len(coefficients):
         intercepts = np.repeat(intercepts, len(coefficients))
     stopped = any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
-    note = f"The solver stopped after {job.params.get('max_iter')} iterations before it converged; raise max_iter if the metrics matter to the last digit."
+    note = f"The solver stopped after {job.params.get('max_iter')} iterations before it converged: raise max_iter."
     return Fitted(
         scores=lambda matrix: _scores(matrix, coefficients, intercepts),
         emit=lambda graph, matrix: _emit(graph, matrix, coefficients, intercepts),

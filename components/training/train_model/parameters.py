@@ -17,26 +17,19 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 RIDGE_DEFAULTS: dict[str, Any] = {"alpha": 1.0}
 
 LIGHTGBM = (
-    "alpha bagging_fraction bagging_freq bin_construct_sample_cnt boost_from_average boosting cat_l2 cat_smooth cegb_penalty_split cegb_tradeoff "
-    "data_sample_strategy drop_rate enable_bundle extra_trees fair_c feature_fraction feature_fraction_bynode is_unbalance lambda_l1 lambda_l2 "
-    "learning_rate max_bin max_cat_threshold max_cat_to_onehot max_delta_step max_depth max_drop min_data_in_bin min_data_in_leaf "
-    "min_data_per_group min_gain_to_split min_sum_hessian_in_leaf monotone_constraints_method monotone_penalty neg_bagging_fraction "
-    "num_iterations num_leaves objective other_rate path_smooth poisson_max_delta_step pos_bagging_fraction scale_pos_weight skip_drop top_rate "
-    "tweedie_variance_power uniform_drop xgboost_dart_mode"
-).split()
+    "alpha", "bagging_fraction", "bagging_freq", "bin_construct_sample_cnt", "boost_from_average", "boosting", "cat_l2",
+    "cat_smooth", "cegb_penalty_split", "cegb_tradeoff", "data_sample_strategy", "drop_rate", "enable_bundle",
+    "extra_trees", "fair_c", "feature_fraction", "feature_fraction_bynode", "is_unbalance", "lambda_l1", "lambda_l2",
+    "learning_rate", "max_bin", "max_cat_threshold", "max_cat_to_onehot", "max_delta_step", "max_depth", "max_drop",
+    "min_data_in_bin", "min_data_in_leaf", "min_data_per_group", "min_gain_to_split", "min_sum_hessian_in_leaf",
+    "monotone_constraints_method", "monotone_penalty", "neg_bagging_fraction", "num_iterations", "num_leaves",
+    "objective", "other_rate", "path_smooth", "poisson_max_delta_step", "pos_bagging_fraction", "scale_pos_weight",
+    "skip_drop", "top_rate", "tweedie_variance_power", "uniform_drop", "xgboost_dart_mode",
+)  # fmt: skip
 HGB = (
-    "l2_regularization",
-    "learning_rate",
-    "loss",
-    "max_bins",
-    "max_depth",
-    "max_features",
-    "max_iter",
-    "max_leaf_nodes",
-    "min_samples_leaf",
-    "quantile",
-    "tol",
-)
+    "l2_regularization", "learning_rate", "loss", "max_bins", "max_depth", "max_features", "max_iter", "max_leaf_nodes",
+    "min_samples_leaf", "quantile", "tol",
+)  # fmt: skip
 LOGISTIC = ("C", "l1_ratio", "fit_intercept", "max_iter", "solver", "tol")
 RIDGE = ("alpha", "fit_intercept", "max_iter", "solver", "tol")
 
