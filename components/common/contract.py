@@ -19,6 +19,7 @@ from kfp_foundry.components.common.errors import UserError, close_names
 from kfp_foundry.components.common.row_rules import check_rule
 
 SCHEMA_VERSION = 1
+_LINE_MARKS = "\x85\u2028\u2029\ufeff"  # PyYAML writes them as they are, and reads them back as line breaks
 
 Scalar = bool | int | float | str
 
@@ -233,9 +234,11 @@ class Contract(_Part):
 
     def dump(self) -> str:
         """The contract as YAML, without what equals its default; the same contract gives the same text."""
-        return yaml.safe_dump(
-            self.model_dump(mode="json", exclude_defaults=True) | {"version": self.version}, sort_keys=False, allow_unicode=True, width=120
-        )
+        record = self.model_dump(mode="json", exclude_defaults=True) | {"version": self.version}
+        text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120)
+        if any(mark in text for mark in _LINE_MARKS):
+            text = yaml.safe_dump(record, sort_keys=False, allow_unicode=False, width=120)
+        return text
 
     def save(self, path: str | Path) -> None:
         """Writes `dump()` to a file."""
