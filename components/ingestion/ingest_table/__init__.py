@@ -1,0 +1,1 @@
+"""ingest_table: any table, from anywhere, as a Dataset."""
