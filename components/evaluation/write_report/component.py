@@ -17,12 +17,19 @@ def write_report(
     registration: dsl.Input[dsl.Artifact],
     endpoint: dsl.Input[dsl.Artifact],
     endpoint_check: dsl.Input[dsl.Artifact],
+    ingestion_page: dsl.Input[dsl.HTML],
+    contract_page: dsl.Input[dsl.HTML],
+    validation_page: dsl.Input[dsl.HTML],
+    training_page: dsl.Input[dsl.HTML],
+    evaluation_page: dsl.Input[dsl.HTML],
+    comparison_page: dsl.Input[dsl.HTML],
+    endpoint_page: dsl.Input[dsl.HTML],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Artifact],
     promoted: bool = False,
     champion: str = "",
 ):
-    """Writes one page that tells what a run did: data, model, gates, registry, endpoint, and how to call it.
+    """Writes one page that tells what a run did: data, model, gates, registry, endpoint, how to call it; every step's page is folded in.
 
     Args:
         dataset: The ingested table.
@@ -35,6 +42,13 @@ def write_report(
         registration: What the registry recorded.
         endpoint: Where the model answers.
         endpoint_check: Verdict of the endpoint's verification.
+        ingestion_page: Report of `ingest_table`.
+        contract_page: Report of `infer_contract`.
+        validation_page: Report of `validate_table`.
+        training_page: Report of `train_model`.
+        evaluation_page: Report of `evaluate_model`.
+        comparison_page: Report of `compare_models`.
+        endpoint_page: Report of `verify_endpoint`.
         report: The page.
         summary: The same in JSON, for programs: outcome, metrics, champion, endpoint, example request.
         promoted: Whether the challenger became the champion.
@@ -42,4 +56,7 @@ def write_report(
     """
     from kfp_foundry.components.evaluation.write_report import core
 
-    core.run(dataset, contract, validation, model, test, evaluation, comparison, registration, endpoint, endpoint_check, report, summary, promoted, champion)
+    gates = core.Gates(validation, comparison, endpoint_check)
+    pages = [ingestion_page, contract_page, validation_page, training_page, evaluation_page, comparison_page, endpoint_page]
+    made = core.Made(dataset, contract, model, test, evaluation, registration, endpoint)
+    core.run(made, gates, pages, report, summary, promoted, champion)

@@ -1,0 +1,196 @@
+"""One page about a run, put together from what its steps left behind."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from kfp_foundry.components.common.artifacts.base import Artifact
+from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
+from kfp_foundry.components.common.artifacts.endpoint import Endpoint
+from kfp_foundry.components.common.artifacts.evaluation import Evaluation
+from kfp_foundry.components.common.artifacts.model import ModelFolder
+from kfp_foundry.components.common.artifacts.verdict import Outcome, Verdict
+from kfp_foundry.components.common.contract import Contract
+from kfp_foundry.components.common.files import write_json
+from kfp_foundry.components.common.report import plots
+from kfp_foundry.components.common.report.page import Report
+from kfp_foundry.components.common.step import step
+
+TILES = 6
+PARITY = 1e-9  # the gate of train_model, on every published model
+
+
+@dataclass(frozen=True)
+class Made:
+    """The artifacts that the run made."""
+
+    dataset: Artifact
+    contract: Artifact
+    model: Artifact
+    test: Artifact
+    evaluation: Artifact
+    registration: Artifact
+    endpoint: Artifact
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The verdicts of its gates."""
+
+    validation: Artifact
+    comparison: Artifact
+    endpoint: Artifact
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the page tells, read."""
+
+    dataset: DatasetFolder
+    contract: Contract
+    model: ModelFolder
+    example: dict[str, Any]
+    evaluation: Evaluation
+    registration: dict[str, Any]
+    endpoint: Endpoint
+    validation: Verdict
+    comparison: Verdict
+    endpoint_check: Verdict
+    promoted: bool
+    champion: str
+
+
+@step
+def run(made: Made, gates: Gates, pages: Sequence[Artifact], report: Artifact, summary: Artifact, promoted: bool = False, champion: str = "") -> None:
+    """Reads the artifacts and writes the page and the summary."""
+    agreed = Contract.load(made.contract.path)
+    told = Run(
+        dataset=DatasetFolder.open(made.dataset),
+        contract=agreed,
+        model=ModelFolder.open(made.model),
+        example=example_row(DatasetFolder.open(made.test).scan(), agreed),
+        evaluation=Evaluation.read(made.evaluation.path),
+        registration=json.loads(Path(made.registration.path).read_text(encoding="utf-8")),
+        endpoint=Endpoint.read(made.endpoint),
+        validation=Verdict.read(gates.validation.path),
+        comparison=Verdict.read(gates.comparison.path),
+        endpoint_check=Verdict.read(gates.endpoint.path),
+        promoted=promoted,
+        champion=champion,
+    )
+    whole = page(told).section("Step by step", "The report of every step.")
+    for part in pages:
+        whole.page(Path(part.path))
+    whole.save(report.path)
+    facts = summarise(told)
+    write_json(summary.path, facts)
+    summary.metadata.update({key: value for key, value in facts.items() if isinstance(value, (str, int, float))})
+
+
+def summarise(told: Run) -> dict[str, Any]:
+    """What a program or the end of a terminal run needs to know."""
+    return {
+        "name": told.endpoint.name,
+        "outcome": outcome(told),
+        "reason": sentence(told),
+        "metrics": {name: metric.value for name, metric in told.evaluation.metrics.items() if metric.value is not None},
+        "version": str(told.registration.get("version", "")),
+        "champion": told.champion,
+        "promoted": told.promoted,
+        "url": told.endpoint.url if serves(told) else "",
+        "curl": curl(told.endpoint, told.example) if serves(told) else "",
+    }
+
+
+def outcome(told: Run) -> Outcome:
+    """`pass` when the challenger serves now or already did, `fail` when a gate kept the champion."""
+    return told.comparison.outcome if told.comparison.outcome == "fail" else told.endpoint_check.outcome
+
+
+def sentence(told: Run) -> str:
+    """The run's result in one sentence."""
+    if told.comparison.outcome == "fail":
+        return f"The champion stays{f' (version {told.champion})' if told.champion else ''}: {told.comparison.reason}"
+    if told.promoted:
+        return f"Version {told.registration.get('version') or told.model.digest[:19]} is the champion. {told.comparison.reason}"
+    return told.comparison.reason
+
+
+def page(told: Run) -> Report:
+    """The page, without the steps' own."""
+    facts = told.dataset.facts
+    report = Report(told.endpoint.name, f"{facts.source} · {facts.rows:,} rows · predicts {told.contract.target}")
+    report.verdict(outcome(told), sentence(told))
+    report.facts(_tiles(told))
+    report.section("Gates", "What had to hold before this model could serve.")
+    report.table(_gate_rows(told), status="outcome")
+    report.section("Model", f"{told.model.record.algorithm}; its served graph differs from the trained model by at most {PARITY} in any prediction.")
+    _figures(report, told)
+    if serves(told):
+        report.section("Endpoint", f"{told.endpoint.name} at {told.endpoint.url}, revision {told.endpoint.revision}")
+        report.code(curl(told.endpoint, told.example), caption="One prediction, from a shell")
+    report.section("Record", "Enough to find, compare and rebuild what this run made.")
+    report.table(_record_rows(told))
+    return report
+
+
+def serves(told: Run) -> bool:
+    """Whether an endpoint answers with this run's model."""
+    return told.promoted or told.endpoint.traffic > 0
+
+
+def _tiles(told: Run) -> dict[str, object]:
+    primary = told.evaluation.metrics[told.evaluation.primary]
+    tiles: dict[str, object] = {told.evaluation.primary: primary.value}
+    tiles |= {name: metric.value for name, metric in told.evaluation.metrics.items() if name != told.evaluation.primary and metric.value is not None}
+    return dict(list(tiles.items())[:TILES]) | {"test rows": told.evaluation.rows["judged"], "champion": told.champion or "none"}
+
+
+def _figures(report: Report, told: Run) -> None:
+    if roc := told.evaluation.curves.get("roc"):
+        report.figure(plots.lines({"model": (roc.x, roc.y)}, "false positive rate", "true positive rate", diagonal=True, unit=True), "ROC curve")
+    if confusion := told.evaluation.confusion:
+        report.figure(plots.matrix(confusion.matrix, confusion.labels, confusion.labels, "predicted", "true"), "Confusion matrix")
+    ranked = sorted(told.model.record.importance.items(), key=lambda item: -item[1])[:12]
+    if ranked:
+        report.figure(plots.bars([name for name, _ in ranked], [value for _, value in ranked], "share"), "What the model learned from")
+
+
+def _gate_rows(told: Run) -> list[dict[str, Any]]:
+    gates = {"Data validation": told.validation, "Champion and challenger": told.comparison, "Endpoint": told.endpoint_check}
+    return [
+        {"gate": name, "outcome": verdict.outcome, "checks": len(verdict.checks), "failed": len(verdict.failed()), "reason": verdict.reason}
+        for name, verdict in gates.items()
+    ]
+
+
+def _record_rows(told: Run) -> list[dict[str, str]]:
+    registry = {f"registry: {key.replace('_', ' ')}": str(value) for key, value in told.registration.items() if _scalar(value)}
+    record = {"data source": told.dataset.facts.source, "data fingerprint": told.dataset.facts.fingerprint, "model digest": told.model.digest}
+    return [{"what": what, "value": value} for what, value in (record | registry).items()]
+
+
+def _scalar(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool)) and value != ""
+
+
+def example_row(table: pl.LazyFrame, contract: Contract) -> dict[str, Any]:
+    """The first row's features, as a client would send them: dates as ISO texts, missing values as null."""
+    row = table.select(contract.features).head(1).collect().to_dicts()[0]
+    return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in row.items()}
+
+
+def curl(endpoint: Endpoint, row: dict[str, Any]) -> str:
+    """A line that asks the endpoint for one prediction when pasted into a shell.
+
+    Example:
+        >>> curl(Endpoint(name="m", url="http://127.0.0.1:8090", revision="sha256:ab"), {"age": 4})
+        'curl -s http://127.0.0.1:8090/v1/models/m:predict -H \\'Content-Type: application/json\\' -d \\'{"instances": [{"age": 4}]}\\''
+    """
+    body = json.dumps({"instances": [row]}, ensure_ascii=False)
+    return f"curl -s {endpoint.predict_url} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
