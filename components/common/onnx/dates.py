@@ -6,7 +6,7 @@ The calendar is the proleptic Gregorian one, in UTC. Method: H. Hinnant, "chrono
 `civil_from_days` (https://howardhinnant.github.io/date_algorithms.html).
 """
 
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -59,7 +59,8 @@ def parts(seconds: T) -> dict[str, T]:
 
 
 def _floor(value: T) -> T:
-    return cast("T", value.floor() if isinstance(value, Value) else np.floor(value))
+    result: Any = value.floor() if isinstance(value, Value) else np.floor(value)
+    return result  # type: ignore[no-any-return]
 
 
 def _remainder(value: T, divisor: float) -> T:
