@@ -83,6 +83,7 @@ class Evaluation(_Part):
     confusion: Confusion | None = None
     curves: dict[str, Points] = Field(default_factory=dict, description="`roc`, `precision_recall`, `calibration`, `gain`, `lift`.")
     slices: list[SliceResult] = Field(default_factory=list, description="The worst first.")
+    slices_left_out: int = Field(0, description="Slices with too few rows to be judged.")
     notes: list[str] = Field(default_factory=list, description="What a reader should know, in sentences.")
 
     def write(self, artifact: Artifact) -> None:

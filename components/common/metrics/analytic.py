@@ -1,7 +1,8 @@
 """Intervals in closed form, for many slices at once: each is the value with the spread of its rows' influence on it.
 
 The AUC's is DeLong's (DeLong, DeLong and Clarke-Pearson 1988, "Comparing the Areas under Two or More Correlated Receiver
-Operating Characteristic Curves"), on the logit scale so that it stays within 0 and 1; means are taken as normal.
+Operating Characteristic Curves"), on the logit scale so that it stays within 0 and 1. Means of losses are taken as normal on the log
+scale, so that they stay above 0.
 """
 
 from statistics import NormalDist
@@ -20,11 +21,11 @@ def primary(scores: Scores, confidence: float = 0.95) -> Estimate:
     if isinstance(scores, BinaryScores):
         return auc(scores, z)
     if isinstance(scores, MulticlassScores):
-        return _mean(scores._parts[:, 0], scores.weights, z)
+        return _mean(scores.losses, scores.weights, z)
     if not isinstance(scores, RegressionScores):
         raise TypeError(f"no interval for {type(scores).__name__}")
     squares = _mean(scores.errors**2, scores.weights, z)
-    return Estimate(*(None if end is None else max(end, 0.0) ** 0.5 for end in (squares.value, squares.low, squares.high)))
+    return Estimate(*(None if end is None else end**0.5 for end in (squares.value, squares.low, squares.high)))
 
 
 def auc(scores: BinaryScores, z: float) -> Estimate:
@@ -51,14 +52,17 @@ def auc(scores: BinaryScores, z: float) -> Estimate:
 
 
 def _mean(values: Floats, weights: Floats, z: float) -> Estimate:
+    """The mean of losses, none of them below 0."""
     total = float(weights.sum())
     if total <= 0:
         return Estimate(None)
     mean = float(values @ weights / total)
     if len(values) < LEAST:
         return Estimate(mean)
-    step = z * _variance(values - mean, weights) ** 0.5
-    return Estimate(mean, mean - step, mean + step)
+    if mean <= 0:
+        return Estimate(mean, mean, mean)
+    factor = float(np.exp(z * _variance(values - mean, weights) ** 0.5 / mean))
+    return Estimate(mean, mean / factor, mean * factor)
 
 
 def _variance(influence: Floats, weights: Floats) -> float:

@@ -182,6 +182,11 @@ class MulticlassScores:
         before += ((self.probability == own[:, None]) & (np.arange(self.classes) < self.truth[:, None])).sum(axis=1)
         return np.stack([-np.log(np.clip(own, TINY, 1.0)), before < 2, before < 3], axis=1).astype(np.float64)
 
+    @property
+    def losses(self) -> Floats:
+        """Each row's log loss."""
+        return self._parts[:, 0]
+
     @cached_property
     def _versus_rest(self) -> list[BinaryScores]:
         return [BinaryScores(self.truth == k, self.probability[:, k], weights=self.weights) for k in range(self.classes)]

@@ -1,7 +1,7 @@
 """Cutting rows into slices: by the values of a category, by the quantiles of a number or a time."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -32,6 +32,40 @@ class Cut:
     column: str
     names: list[str]
     codes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One slice.
+
+    Args:
+        column: The column by which it was cut.
+        name: Its name; other columns whose slices hold the very same rows are named behind it.
+        rows: Positions of its rows.
+    """
+
+    column: str
+    name: str
+    rows: NDArray[np.int64]
+
+
+def parts_of(cuts: Sequence[Cut]) -> tuple[list[Part], int]:
+    """The slices with at least `MIN_ROWS` rows, each set of rows once, and how many slices were smaller."""
+    found: dict[bytes, Part] = {}
+    twins: dict[bytes, list[str]] = {}
+    small = 0
+    for cut in cuts:
+        for number, name in enumerate(cut.names):
+            rows = np.flatnonzero(cut.codes == number)
+            if len(rows) < MIN_ROWS:
+                small += len(rows) > 0
+                continue
+            key = rows.tobytes()
+            if key in found:
+                twins.setdefault(key, []).append(cut.column)
+            else:
+                found[key] = Part(cut.column, name, rows)
+    return [replace(part, name=f"{part.name} (same rows: {', '.join(twins[key])})") if key in twins else part for key, part in found.items()], small
 
 
 def columns_wanted(contract: Contract, asked: Sequence[str], importance: Mapping[str, float], known: Sequence[str]) -> list[str]:

@@ -261,7 +261,7 @@ def matrix(values: ArrayLike, rows: Sequence[object], columns: Sequence[object],
                 shown = f"{human(int(counts[i, j]) if counts[i, j] == int(counts[i, j]) else float(counts[i, j]))}"
                 axes.text(j + 0.5, i + (0.42 if by_row else 0.5), shown, ha="center", va="center", fontsize=size, color=INK)
                 if by_row:
-                    axes.text(j + 0.5, i + 0.72, percent(portions[i, j]), ha="center", va="center", fontsize=size - 2.5, color=SOFT)
+                    axes.text(j + 0.5, i + 0.72, percent(portions[i, j]), ha="center", va="center", fontsize=size - 2.5, color=INK)
         axes.set(xlim=(0, width), ylim=(height, 0), xlabel=xlabel, ylabel=ylabel)
         axes.set_xticks(
             np.arange(width) + 0.5, [_short(name, 16) for name in columns], rotation=0 if width <= 6 else 45, ha="center" if width <= 6 else "right"

@@ -17,7 +17,7 @@ from kfp_foundry.components.common.errors import DataError, UserError
 from kfp_foundry.components.common.metrics import bootstrap, catalogue, curves
 from kfp_foundry.components.common.metrics.labelled import Labelled, judge, score
 from kfp_foundry.components.common.metrics.scores import BinaryScores, MulticlassScores, Scores
-from kfp_foundry.components.common.metrics.slices import MIN_ROWS, columns_wanted, make_cuts
+from kfp_foundry.components.common.metrics.slices import columns_wanted, make_cuts
 from kfp_foundry.components.common.step import step
 from kfp_foundry.components.evaluation.evaluate_model.page import make_page
 from kfp_foundry.components.evaluation.evaluate_model.sliced import judge_slices
@@ -139,7 +139,8 @@ def evaluate(
         confusion=_confusion(scores, model.labels),
         curves=_curves(scores),
         slices=slices,
-        notes=_notes(rows, scores, small),
+        slices_left_out=small,
+        notes=_notes(rows, scores),
     )
     return found, scores
 
@@ -174,7 +175,7 @@ def _counts(test: pl.DataFrame, rows: Labelled, validation: pl.DataFrame) -> dic
     }
 
 
-def _notes(rows: Labelled, scores: Scores, small: int) -> list[str]:
+def _notes(rows: Labelled, scores: Scores) -> list[str]:
     notes = rows.left_out
     if len(scores) < FEW_ROWS:
         notes.append(f"Only {len(scores):,} rows could be judged: the numbers say little, see their intervals.")
@@ -187,8 +188,6 @@ def _notes(rows: Labelled, scores: Scores, small: int) -> list[str]:
         notes.append("Metrics count rows by their weights; the confusion matrix counts rows.")
     if rows.groups is not None:
         notes.append("Intervals resample whole groups, since rows of one group are not independent.")
-    if small:
-        notes.append(f"{small:,} slice{'s' if small > 1 else ''} with fewer than {MIN_ROWS} rows {'are' if small > 1 else 'is'} not judged.")
     return notes
 
 

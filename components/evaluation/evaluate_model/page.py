@@ -8,8 +8,9 @@ from kfp_foundry.components.common.artifacts.evaluation import Evaluation, Slice
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.metrics import catalogue
 from kfp_foundry.components.common.metrics.scores import BinaryScores, MulticlassScores, RegressionScores, Scores
+from kfp_foundry.components.common.metrics.slices import MIN_ROWS
 from kfp_foundry.components.common.report import plots
-from kfp_foundry.components.common.report.format import between, human, percent
+from kfp_foundry.components.common.report.format import human, percent
 from kfp_foundry.components.common.report.page import Report
 
 TILES = {
@@ -139,7 +140,7 @@ def _mistaken(row: np.ndarray, own: int, labels: list[str]) -> str:
 def _regression(report: Report, scores: RegressionScores) -> None:
     report.section("Errors", "Residual: true minus predicted.")
     report.figure(plots.scatter(scores.predicted, scores.truth, "predicted", "true", diagonal=True), "Predicted and true values")
-    report.figure(plots.histogram(-scores.errors, "residual"), "Residuals")
+    report.figure(plots.histogram(-scores.errors, "residual"), "Residuals", note="The first and the last bar hold all values beyond.")
     report.figure(plots.scatter(scores.predicted, -scores.errors, "predicted", "residual", level=0.0), "Residuals by prediction")
     parts = [part for part in np.array_split(np.argsort(scores.predicted, kind="stable"), min(10, len(scores))) if len(part)]
     predicted, true = ([float(values[part].mean()) for part in parts] for values in (scores.predicted, scores.truth))
@@ -153,10 +154,10 @@ def _slices(report: Report, found: Evaluation) -> None:
     metric = catalogue.metric(found.task, found.primary)
     whole = found.metrics[found.primary].value
     worse = sum(each.standing == "worse" for each in found.slices)
-    note = (
-        f"{worse} of {len(found.slices)} slices are worse than all rows beyond their interval; of as many, chance alone makes about {_chance(found)}."
-    )
-    report.section("Slices", f"The worst first. {note}")
+    note = f"The worst first. {worse} of {len(found.slices)} slices are worse than all rows by more than their interval; chance gives about {_chance(found)}."
+    if found.slices_left_out:
+        note += f" Slices with fewer than {MIN_ROWS} rows are not judged: {found.slices_left_out}."
+    report.section("Slices", note)
     shown = [each for each in found.slices if each.value is not None and each.low is not None and each.high is not None][:SHOWN]
     if shown:
         report.figure(
@@ -183,4 +184,4 @@ def _chance(found: Evaluation) -> str:
 def _row(each: SliceResult, title: str) -> dict[str, object]:
     titles = {metric.name: metric.title for metrics in catalogue.METRICS.values() for metric in metrics}
     aside = {ASIDE.get(name, titles.get(name, name)): value for name, value in each.others.items()}
-    return {"slice": each.name, "rows": each.rows, title: between(each.value, each.low, each.high), "than all rows": each.standing, **aside}
+    return {"slice": each.name, "rows": each.rows, title: each.value, "low": each.low, "high": each.high, "than all rows": each.standing, **aside}

@@ -8,7 +8,7 @@ from kfp_foundry.components.common.artifacts.evaluation import SliceResult
 from kfp_foundry.components.common.metrics import analytic, catalogue
 from kfp_foundry.components.common.metrics.bootstrap import Estimate, finite
 from kfp_foundry.components.common.metrics.scores import BinaryScores, MulticlassScores, RegressionScores, Scores
-from kfp_foundry.components.common.metrics.slices import MIN_ROWS, Cut
+from kfp_foundry.components.common.metrics.slices import Cut, Part, parts_of
 
 ASIDE = {"auc": ["f1", "log_loss"], "log_loss": ["accuracy", "f1_macro"], "rmse": ["mae", "bias"]}
 
@@ -26,27 +26,21 @@ def judge_slices(scores: Scores, cuts: Sequence[Cut], whole: float | None, confi
         The slices, and how many were left out for having fewer than `MIN_ROWS` rows. Sorted by the better end of the
         interval, so that small slices with wide intervals do not stand first by chance.
     """
-    results, small = [], 0
-    for cut in cuts:
-        for number, name in enumerate(cut.names):
-            rows = np.flatnonzero(cut.codes == number)
-            if len(rows) < MIN_ROWS:
-                small += len(rows) > 0
-                continue
-            results.append(_judge(scores.take(rows), cut.column, name, len(rows) / len(scores), whole, confidence))
+    parts, small = parts_of(cuts)
+    results = [_judge(scores.take(part.rows), part, len(scores), whole, confidence) for part in parts]
     return sorted(results, key=_rank), small
 
 
-def _judge(scores: Scores, column: str, name: str, share: float, whole: float | None, confidence: float) -> SliceResult:
+def _judge(scores: Scores, part: Part, all_rows: int, whole: float | None, confidence: float) -> SliceResult:
     metric = catalogue.metric(scores.task, "auto")
     found = analytic.primary(scores, confidence)
     values = scores.metrics()
     aside = {**_levels(scores), **{other: finite(float(values[other][0])) for other in ASIDE[metric.name]}}
     return SliceResult(
-        column=column,
-        name=name,
+        column=part.column,
+        name=part.name,
         rows=len(scores),
-        share=share,
+        share=len(scores) / all_rows,
         metric=metric.name,
         value=found.value,
         low=found.low,

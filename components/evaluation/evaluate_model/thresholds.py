@@ -114,12 +114,12 @@ class _Options:
     def said(self, rule: Rule, option: int) -> str:
         """The choice in a sentence."""
         limits = [f"{name} of at least {human(least)}" for name, least in (("precision", rule.min_precision), ("recall", rule.min_recall)) if least]
-        goal = {"f1": "largest F1", "cost": "least cost", "precision": "largest recall", "recall": "largest precision"}[rule.method]
+        goal = {"f1": "Largest F1", "cost": "Least cost", "precision": "Largest recall", "recall": "Largest precision"}[rule.method]
         found = f"precision {human(float(self.precision[option]))}, recall {human(float(self.recall[option]))}, F1 {human(float(self.f1[option]))}"
         if rule.method == "cost":
             costs = f"{human(rule.cost_false_positive)} per false alarm and {human(rule.cost_false_negative)} per miss"
             found = f"{human(float(self.cost(rule)[option]))} per row at {costs}; {found}"
-        return f"{goal.capitalize()}{' with ' + ' and '.join(limits) if limits else ''} on the validation rows: {found}."
+        return f"{goal}{' with ' + ' and '.join(limits) if limits else ''} on the validation rows: {found}."
 
 
 def _unreachable(rule: Rule, options: _Options) -> UserError:
