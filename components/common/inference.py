@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -155,3 +156,13 @@ def _column(name: str, dtype: pl.DataType) -> pl.Expr:
     if dtype.is_temporal():
         return column.dt.to_string("iso:strict")
     return column
+
+
+def curl(url: str, rows: Sequence[Mapping[str, object]]) -> str:
+    """A command line that sends raw rows to V1 predict and works when pasted into a shell.
+
+    Example:
+        >>> curl("http://127.0.0.1:8090/v1/models/flights:predict", [{"carrier": "UA"}])
+        'curl -s http://127.0.0.1:8090/v1/models/flights:predict -d \\'{"instances": [{"carrier": "UA"}]}\\''
+    """
+    return f"curl -s {shlex.quote(url)} -d {shlex.quote(json.dumps({'instances': list(rows)}, ensure_ascii=False))}"

@@ -105,6 +105,8 @@ class ModelServer:
         return _json({"models": [self.service.served.model]})
 
     async def _v1_model(self, request: Request) -> Response:
+        if request.path_params["name"].endswith(":predict"):
+            raise HTTPException(405, headers={"allow": "POST"})
         self._check_name(request)
         return _json({"name": self.service.served.model, "ready": True})
 
@@ -164,13 +166,13 @@ class ModelServer:
             return _json({"error": f"the server failed to answer request {request_id}; its log has the reason"}, 500), 0
 
     def _check_name(self, request: Request) -> None:
-        served = self.service.served
+        served, where = self.service.served, request.url.path
         name, version = request.path_params["name"], request.path_params.get("version", served.version)
         if name != served.model:
-            raise RequestError(f"no model {name!r} here", where="path", remedy=f"this server has {served.model!r}", status=404)
+            raise RequestError(f"no model {name!r} here", where=where, remedy=f"this server has {served.model!r}", status=404)
         if version != served.version:
             raise RequestError(
-                f"no version {version!r} of {name!r} here", where="path", remedy=f"this server has version {served.version!r}", status=404
+                f"no version {version!r} of {name!r} here", where=where, remedy=f"this server has version {served.version!r}", status=404
             )
 
     async def _body(self, request: Request) -> bytes:

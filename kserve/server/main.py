@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from prometheus_client import disable_created_metrics
 
 from kfp_foundry.components.common import ports
 from kfp_foundry.components.common.artifacts.model import ModelFolder
@@ -118,6 +119,7 @@ def serve(options: Options) -> None:
     listener = _listener(options)
     model = _open(options)
     service = Service(model, options.name or model.contract.name, options.version, options.threshold, options.threads)
+    disable_created_metrics()
     metrics = Metrics()
     if options.payload_log is not None:
         limits = Limits(options.payload_log_rows, options.payload_log_seconds, options.payload_log_queue)

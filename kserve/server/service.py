@@ -53,7 +53,7 @@ class Service:
             labels=model.labels,
             threshold=(0.5 if threshold is None else threshold) if binary else None,
         )
-        self.outputs = self._score([emptiest_row(self.contract)]).columns  # loads the graph and proves that it predicts, before anyone asks
+        self.outputs = self._score([emptiest_row(self.contract)]).schema  # loads the graph and proves that it predicts, before anyone asks
 
     def answer_v1(self, body: bytes, request: str, logged: bool = True) -> Answer:
         """Answers a V1 predict call.
@@ -73,14 +73,14 @@ class Service:
     def answer_v2(self, body: bytes, request: str, logged: bool = True) -> Answer:
         """Answers a V2 infer call; arguments and errors as in `answer_v1`. The body's own `id` stands for `request`."""
         parsed = parse(body)
-        wanted = v2.wanted_outputs(parsed, self.outputs)
+        wanted = v2.wanted_outputs(parsed, self.outputs.names())
         request = str(parsed.get("id") or request)
         scored = self._predict(v2.read(parsed, self.contract), "v2", request, "row", logged)
         return Answer(v2.write(scored.select(wanted), self.served.model, self.served.version, request), scored.height)
 
     def metadata(self) -> dict[str, Any]:
         """The V2 metadata of the model, with what else identifies it."""
-        described = v2.metadata(self.served.model, self.served.version, self.contract, self.served.task, self.served.labels)
+        described = v2.metadata(self.served.model, self.served.version, self.contract, self.outputs)
         threshold = {} if self.served.threshold is None else {"threshold": self.served.threshold}
         return described | {"parameters": {"digest": self.served.digest, "task": str(self.served.task), **threshold}}
 

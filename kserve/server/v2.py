@@ -9,8 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from kfp_foundry.components.common.artifacts.model import Label
-from kfp_foundry.components.common.contract import Contract, FieldSpec, Task, Type
+from kfp_foundry.components.common.contract import Contract, FieldSpec, Type
 from kfp_foundry.components.common.errors import close_names
 from kfp_foundry.server.request import RequestError, check_columns
 
@@ -28,24 +27,17 @@ _TAKEN: dict[Type, tuple[str, ...]] = {
     Type.DATETIME: ("BYTES",),
     Type.TIME: ("BYTES",),
 }
-_OF_LABEL = {bool: "BOOL", int: "INT64", str: "BYTES", float: "FP64"}
-_OF_DTYPE: dict[type[pl.DataType] | pl.DataType, str] = {pl.Boolean(): "BOOL", pl.Int64(): "INT64", pl.String(): "BYTES", pl.Float64(): "FP64"}
+_OF_DTYPE: dict[pl.DataType, str] = {pl.Boolean(): "BOOL", pl.Int64(): "INT64", pl.String(): "BYTES", pl.Float64(): "FP64"}
 
 
-def metadata(name: str, version: str, contract: Contract, task: Task, labels: list[Label]) -> dict[str, Any]:
+def metadata(name: str, version: str, contract: Contract, outputs: pl.Schema) -> dict[str, Any]:
     """What the model takes and gives, in the words of the protocol."""
-    label_type = _OF_LABEL[type(labels[0])] if labels else "FP64"
-    outputs = [("prediction", label_type)]
-    if task is Task.BINARY:
-        outputs.append(("probability", "FP64"))
-    elif task is Task.MULTICLASS:
-        outputs += [(f"probability_{label}", "FP64") for label in labels]
     return {
         "name": name,
         "versions": [version],
         "platform": PLATFORM,
         "inputs": [_describe(field) for field in contract.feature_fields],
-        "outputs": [{"name": output, "datatype": datatype, "shape": [-1]} for output, datatype in outputs],
+        "outputs": [{"name": output, "datatype": _OF_DTYPE[dtype], "shape": [-1]} for output, dtype in outputs.items()],
     }
 
 

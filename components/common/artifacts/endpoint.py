@@ -21,13 +21,14 @@ class Endpoint(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(description="The model's name, as in its URL.")
-    url: str = Field(description="Base address, without a path.")
+    url: str = Field(description="Base address, without a path; empty when nothing was deployed.")
     protocol: Literal["v1", "v2"] = "v2"
     revision: str = Field(description="Digest of the model that answers.")
     traffic: int = Field(100, ge=0, le=100, description="Share of the traffic that this revision gets, in percent.")
     target: Literal["kserve", "local"] = "local"
     threshold: float | None = Field(None, description="Probability from which the positive class is predicted; binary models only.")
     pid: int | None = Field(None, description="Process of a local server.")
+    note: str = Field("", description="Why nothing serves, when the traffic is 0.")
 
     @property
     def infer_url(self) -> str:

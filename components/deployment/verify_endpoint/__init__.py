@@ -1,0 +1,1 @@
+"""Checking a deployed model with real requests."""
