@@ -25,6 +25,9 @@ def load(uri: str) -> Contract:
         with fsspec.open(uri, "rb") as file:
             text = file.read(_MAX_BYTES).decode("utf-8")
     except FileNotFoundError as error:
+        cause = error.__cause__  # fsspec says so of every failure of a web server
+        if cause is not None and not isinstance(cause, FileNotFoundError) and getattr(cause, "status", 0) != 404:
+            raise PlatformError(f"cannot be reached: {cause}", where=where, remedy="check the address and the network") from error
         raise UserError("there is no such file", where=where, remedy="check contract_uri") from error
     except UnicodeDecodeError as error:
         raise UserError("is not UTF-8 text", where=where, remedy="give a YAML file") from error

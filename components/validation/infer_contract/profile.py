@@ -149,11 +149,12 @@ def _count(table: pl.LazyFrame, wanted: Mapping[str, pl.Expr], columns: Mapping[
         for c in columns.values()
         if c.present and c.distinct <= 1.1 * FEW and c.kind is not Type.ANY and (c.kind is not Type.NUMBER or c.name in asked)
     ]
-    alone = [
-        c for c in columns.values() if c not in few and not c.missing and c.kind in (Type.STRING, Type.INTEGER) and c.distinct > _ALMOST * c.rows
-    ]
+    names = {c.name for c in few}
+    alone = [c for c in columns.values() if c.name not in names and (c.name in asked or _may_be_unique(c)) and c.kind is not Type.ANY]
     by_value = [table.select(value=_plain(wanted[c.name], c.dtype)).drop_nulls().group_by("value").len() for c in few]
-    counted = pl.collect_all([*by_value, *(table.select(wanted[c.name].n_unique().alias("distinct")) for c in alone)], engine="streaming")
+    counted = pl.collect_all(
+        [*by_value, *(table.select(_plain(wanted[c.name], c.dtype).drop_nulls().n_unique().alias("distinct")) for c in alone)], engine="streaming"
+    )
     for column, found in zip(few, counted, strict=False):
         if found.height <= FEW or column.name in asked:
             column.counts = dict(found.sort("len", "value", descending=[True, False]).iter_rows())
@@ -162,6 +163,10 @@ def _count(table: pl.LazyFrame, wanted: Mapping[str, pl.Expr], columns: Mapping[
     for column, found in zip(alone, counted[len(few) :], strict=True):
         column.distinct = int(found.item())
         column.is_unique = column.distinct == column.rows
+
+
+def _may_be_unique(column: Profile) -> bool:
+    return not column.missing and column.kind in (Type.STRING, Type.INTEGER) and column.distinct > _ALMOST * column.rows
 
 
 def _plain(column: pl.Expr, dtype: pl.DataType) -> pl.Expr:
