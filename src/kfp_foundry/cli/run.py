@@ -10,7 +10,7 @@ from rich.console import Console
 from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.run.api import RunResult, Screen, run_pipeline
 from kfp_foundry.run.parameters import read_file, read_settings
-from kfp_foundry.run.screen import LiveScreen, PlainScreen
+from kfp_foundry.run.screen import LiveScreen, PlainScreen, say
 from kfp_foundry.run.spec import Pipeline, find_pipeline
 from kfp_foundry.run.summary import summary
 
@@ -48,7 +48,7 @@ def run(
 def screen() -> Screen:
     """A live table when a person looks on, plain lines otherwise."""
     console = Console()
-    return LiveScreen(console) if console.is_terminal and not console.is_dumb_terminal else PlainScreen(console)
+    return LiveScreen(console) if console.is_terminal and not console.is_dumb_terminal else PlainScreen()
 
 
 def tell(result: RunResult) -> None:
@@ -57,7 +57,4 @@ def tell(result: RunResult) -> None:
     kept = ", ".join(f"{states.count(state)} {word}" for state, word in (("cached", "from the cache"), ("resumed", "resumed")) if state in states)
     lines = [("state", f"{result.state}{f' ({kept})' if kept else ''}"), *summary(result)]
     width = max(len(title) for title, _ in lines)
-    try:
-        print("\n".join(["", *(f"{title:<{width}}  {text}" for title, text in lines)]), flush=True)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stdout = None
+    say("\n".join(["", *(f"{title:<{width}}  {text}" for title, text in lines)]))

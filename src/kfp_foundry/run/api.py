@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from kfp_foundry.components.common import platform
 from kfp_foundry.components.common.errors import PlatformError
-from kfp_foundry.run import parameters
+from kfp_foundry.run import fingerprint, parameters
 from kfp_foundry.run.graph import Done
 from kfp_foundry.run.process import ProcessGroup
 from kfp_foundry.run.record import RunFolder, now
@@ -130,8 +130,9 @@ def run_pipeline(
     if importlib.util.find_spec("kfp") is None:
         raise PlatformError("kfp is not installed, and every step needs it", where="kfp-foundry run", remedy="pip install 'kfp-foundry[kfp]'")
     place = (home or platform.home()).absolute()
-    folder = None if fresh else RunFolder.resumable(place, pipeline, values)
-    folder = folder or RunFolder.create(place, pipeline, values)
+    code = fingerprint.code()
+    folder = None if fresh else RunFolder.resumable(place, pipeline, values, code)
+    folder = folder or RunFolder.create(place, pipeline, values, code)
     try:
         folder.begin()
         return _run(pipeline, values, place, folder, fresh, workers or min(4, platform.cpus()), screen)

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from functools import cache
 from glob import glob, has_magic
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 from kfp_foundry.run.values import Artifact, Values
 
-CODE = ("kfp_foundry", "kfp_foundry.components", "kfp_foundry.pipelines", "kfp_foundry.server")
+PACKAGES = ("kfp_foundry", "kfp_foundry.components", "kfp_foundry.pipelines", "kfp_foundry.server")
+SOURCES = {".css", ".html", ".j2", ".js", ".py"}
 MOST_FILES = 10_000  # of a folder that a parameter names
 
 
@@ -22,17 +22,16 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-@cache
-def environment() -> str:
-    """Digest of the code that steps run on: Python, this package's files, and the versions of all installed packages.
+def code() -> str:
+    """Digest of what steps are made of besides their wrapper: Python, this package's files, the versions of installed packages.
 
     A user's own package is seen by its version only; `kfp-foundry run --fresh` takes nothing from earlier runs.
     """
     whole = hashlib.sha256(sys.version.encode())
-    for package in CODE:
+    for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         for folder in sorted(spec.submodule_search_locations or []) if spec else []:
-            for file in sorted(Path(folder).rglob("*.py")):
+            for file in sorted(file for file in Path(folder).rglob("*") if file.suffix in SOURCES):
                 whole.update(str(file.relative_to(folder)).encode())
                 whole.update(hashlib.sha256(file.read_bytes()).digest())
     folders = [Path(folder) for folder in sys.path if Path(folder).is_dir()]
@@ -101,10 +100,11 @@ def of_artifact(artifact: Artifact) -> list[Any]:
     return [known, artifact.type, artifact.metadata]
 
 
-def of_step(executor: dict[str, Any], component: dict[str, Any], inputs: Values, extra: Iterable[Any] = ()) -> str:
+def of_step(code: str, executor: dict[str, Any], component: dict[str, Any], inputs: Values, extra: Iterable[Any] = ()) -> str:
     """The key under which a step's outputs are kept: equal keys mean that running it again would give the same.
 
     Args:
+        code: What `code()` gave.
         executor: The step's part of the deployment spec: image, command with the wrapper's source, arguments, environment.
         component: Its declared inputs and outputs.
         inputs: Its inputs.
@@ -112,7 +112,7 @@ def of_step(executor: dict[str, Any], component: dict[str, Any], inputs: Values,
     """
     return digest(
         [
-            environment(),
+            code,
             executor,
             component.get("outputDefinitions", {}),
             inputs.parameters,

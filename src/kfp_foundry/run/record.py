@@ -41,7 +41,7 @@ class RunFolder:
         self._lock = lock
 
     @classmethod
-    def create(cls, home: Path, pipeline: Pipeline, arguments: dict[str, Any]) -> "RunFolder":
+    def create(cls, home: Path, pipeline: Pipeline, arguments: dict[str, Any], code: str) -> "RunFolder":
         """Makes the folder of a new run.
 
         Raises:
@@ -60,7 +60,8 @@ class RunFolder:
             "id": str(uuid.uuid4()),
             "yaml": str(pipeline.path.absolute()),
             "inputs": json.loads(mask(json.dumps(arguments))),
-            "same_run": _identity(pipeline, arguments),
+            "same_run": _identity(pipeline, arguments, code),
+            "code": code,
             "yaml_sha256": pipeline.sha256,
             "versions": _versions(),
             "steps": {name: {"state": "waiting"} for name in pipeline.steps()},
@@ -71,9 +72,9 @@ class RunFolder:
         return cls(path, record, lock)
 
     @classmethod
-    def resumable(cls, home: Path, pipeline: Pipeline, arguments: dict[str, Any]) -> "RunFolder | None":
+    def resumable(cls, home: Path, pipeline: Pipeline, arguments: dict[str, Any], code: str) -> "RunFolder | None":
         """The latest run of the same YAML, parameters, files and code, if it was interrupted and is not alive; None otherwise."""
-        same = _identity(pipeline, arguments)
+        same = _identity(pipeline, arguments, code)
         for path in _latest_first(home, pipeline.name):
             record = read(path)
             if record is None or record.get("same_run") != same:
@@ -147,10 +148,10 @@ def _lock(folder: Path) -> int:
     return lock
 
 
-def _identity(pipeline: Pipeline, arguments: dict[str, Any]) -> str:
+def _identity(pipeline: Pipeline, arguments: dict[str, Any], code: str) -> str:
     """What must be equal for an interrupted run to be taken up again; a file that a parameter names counts with size and time."""
     files = [fingerprint.local_files(value) for _, value in sorted(arguments.items())]
-    return fingerprint.digest([pipeline.sha256, arguments, files, fingerprint.environment()])
+    return fingerprint.digest([pipeline.sha256, arguments, files, code])
 
 
 def _versions() -> dict[str, str]:

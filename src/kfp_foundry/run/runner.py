@@ -51,6 +51,7 @@ class Runner:
         folder.scratch.mkdir(exist_ok=True)
         self._env = environment(home, folder.path, folder.scratch)
         record = folder.record
+        self._code = record["code"]
         self._job = Job(record["id"], record["pipeline"], record["run"], str(folder.path), record["started"])
         self._earlier: Record = {name: step for name, step in record["steps"].items() if step["state"] in FINISHED}
         for name in list(record["steps"]):
@@ -91,7 +92,7 @@ class Runner:
         executor = self._pipeline.executor(component)
         step = Step(name, component, executor, inputs, self._folder.step(name), self._job)
         options = task.get("cachingOptions", {})
-        key = await asyncio.to_thread(fingerprint.of_step, executor, component, inputs, [options.get("cacheKey", "")])
+        key = await asyncio.to_thread(fingerprint.of_step, self._code, executor, component, inputs, [options.get("cacheKey", "")])
         cached = bool(options.get("enableCache")) and "container" in executor
         taken = await asyncio.to_thread(self._take, step, key, cached)
         if taken is not None:

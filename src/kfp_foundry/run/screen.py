@@ -1,5 +1,7 @@
 """What a run shows while it goes on: a live table in a terminal, one line per change elsewhere."""
 
+import os
+import sys
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -87,19 +89,16 @@ class LiveScreen:
 class PlainScreen:
     """One line per step that starts or ends, for logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
     def start(self, folder: "RunFolder") -> None:
         """Says which run this is."""
-        self._print(_headline(folder))
+        say(_headline(folder))
 
     def changed(self, name: str, step: Record) -> None:
         """Says what changed."""
         if step["state"] != "waiting":
             attempt = f" (attempt {step['attempts']})" if step["state"] == "running" and step.get("attempts", 1) > 1 else ""
             seconds = _seconds(step.get("seconds")) if step["state"] == "done" else ""
-            self._print(f"{datetime.now():%H:%M:%S}  {step['state'] + attempt:<11}  {name}  {seconds}".rstrip())
+            say(f"{datetime.now():%H:%M:%S}  {step['state'] + attempt:<11}  {name}  {seconds}".rstrip())
 
     def tick(self) -> None:
         """Nothing: lines that were written stay."""
@@ -107,11 +106,13 @@ class PlainScreen:
     def end(self) -> None:
         """Nothing."""
 
-    def _print(self, line: str) -> None:
-        try:
-            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
-        except BrokenPipeError:  # the reader, such as `head`, has seen enough: the run goes on
-            self._console.quiet = True
+
+def say(line: str) -> None:
+    """Prints a line; when the reader has gone, as `head` does, the run goes on in silence."""
+    try:
+        print(line, flush=True)  # noqa: T201 (this is the screen)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _headline(folder: "RunFolder") -> str:
