@@ -27,8 +27,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kfp_foundry.components.common import platform, ports, processes
 from kfp_foundry.components.common.artifacts.endpoint import Endpoint
-from kfp_foundry.components.common.artifacts.model import ModelFolder
-from kfp_foundry.components.common.contract import Task
+from kfp_foundry.components.common.artifacts.model import CONTRACT, ModelFolder
+from kfp_foundry.components.common.contract import Contract, Task
 from kfp_foundry.components.common.errors import IntegrityError, PlatformError, UserError, close_names
 from kfp_foundry.components.common.files import unwritable, write_json
 from kfp_foundry.components.common.inference import Client, emptiest_row
@@ -211,9 +211,17 @@ def stop(name: str) -> bool:
         return running
 
 
-def find(name: str) -> Endpoint | None:
-    """Who answers at the endpoint's address now; None when nobody does."""
-    record = _load(_folder(name))
+def find(name: str, must_exist: bool = False) -> Endpoint | None:
+    """Who answers at the endpoint's address now; None when nobody does.
+
+    Args:
+        name: The endpoint.
+        must_exist: Whether a name that was never deployed is an error.
+
+    Raises:
+        UserError: There is no endpoint of that name, and there must be one.
+    """
+    record = _load(_known(name) if must_exist else _folder(name))
     for revision in (record.current, record.candidate):
         if revision and revision.alive and (revision is record.current or revision.port == revision.address):
             return _endpoint(record, revision, _url(revision.address))
@@ -235,6 +243,20 @@ def list_all() -> list[Row]:
         if not shown:
             rows.append(Row(record.name, "stopped", _url(record.port) if record.port else "", "", None, None, "", None))
     return rows
+
+
+def contract_of(name: str) -> Contract:
+    """The contract of the model that serves, or of the candidate when nothing serves.
+
+    Raises:
+        UserError: There is no endpoint of that name, or it was stopped.
+    """
+    folder = _known(name)
+    record = _load(folder)
+    revision = record.current or record.candidate
+    if revision is None:
+        raise UserError("it was stopped", where=f"endpoint {name}", remedy="deploy a model first")
+    return Contract.load(_revision_folder(folder, revision) / "model" / CONTRACT)
 
 
 def payloads(name: str) -> Path:

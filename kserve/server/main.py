@@ -119,7 +119,7 @@ def serve(options: Options) -> None:
     listener = _listener(options)
     model = _open(options)
     service = Service(model, options.name or model.contract.name, options.version, options.threshold, options.threads)
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     metrics = Metrics()
     if options.payload_log is not None:
         limits = Limits(options.payload_log_rows, options.payload_log_seconds, options.payload_log_queue)
