@@ -89,9 +89,11 @@ def make_model(flights: pl.DataFrame, flights_contract: Contract):
 
     def graph(bias: float) -> bytes:
         kinds = {field.name: TensorProto.STRING if field.type == "string" else TensorProto.DOUBLE for field in flights_contract.feature_fields}
-        constants = {"scale": 1 / 720, "bias": bias - 2.0, "half": 0.5}
+        constants = {"scale": 1 / 720, "bias": bias - 2.0, "half": 0.5, "noon": 720.0}
         nodes = [
-            helper.make_node("Mul", ["sched_dep_minute", "scale"], ["scaled"]),
+            helper.make_node("IsNaN", ["sched_dep_minute"], ["missing"]),
+            helper.make_node("Where", ["missing", "noon", "sched_dep_minute"], ["minute"]),
+            helper.make_node("Mul", ["minute", "scale"], ["scaled"]),
             helper.make_node("Add", ["scaled", "bias"], ["score"]),
             helper.make_node("Sigmoid", ["score"], ["probability"]),
             helper.make_node("GreaterOrEqual", ["probability", "half"], ["prediction"]),
