@@ -56,12 +56,13 @@ def check_rule(text: str, types: Mapping[str, str]) -> None:
     _Reader(text, types).read(build=False)
 
 
-def read_rule(text: str, types: Mapping[str, str]) -> Rule:
+def read_rule(text: str, types: Mapping[str, str], values: "Mapping[str, nw.Expr] | None" = None) -> Rule:
     """Reads a rule.
 
     Args:
         text: The rule.
         types: Column name to its type, in the words of a contract.
+        values: Column name to its values, where they are not simply the column's, as when NaN is to count as missing.
 
     Raises:
         UserError: The rule cannot be read, names an unknown column, or compares what cannot be compared; the message says
@@ -72,7 +73,7 @@ def read_rule(text: str, types: Mapping[str, str]) -> Rule:
         >>> rule.columns
         ('distance', 'carrier')
     """
-    reader = _Reader(text, types)
+    reader = _Reader(text, types, values)
     condition = reader.read(build=True)
     return Rule(text, tuple(reader.columns), condition)
 
@@ -87,9 +88,10 @@ class _Value:
 
 
 class _Reader:
-    def __init__(self, text: str, types: Mapping[str, str]) -> None:
+    def __init__(self, text: str, types: Mapping[str, str], values: "Mapping[str, nw.Expr] | None" = None) -> None:
         self.text = text
         self.types = types
+        self.values = values or {}
         self.columns: list[str] = []
         self.quoted: dict[int, str] = {}
         self.build = False
@@ -175,7 +177,8 @@ class _Reader:
             raise self._refuse(node, f"column {name!r} is of type {self.types[name]}, which cannot be compared", "leave it out of the rule")
         if name not in self.columns:
             self.columns.append(name)
-        return _Value(_KINDS[self.types[name]], self._engine().col(name) if self.build else None)
+        values = self.values.get(name) if name in self.values or not self.build else self._engine().col(name)
+        return _Value(_KINDS[self.types[name]], values)
 
     def _constant(self, value: Any) -> _Value:
         kind = "truth value" if isinstance(value, bool) else "text" if isinstance(value, str) else "number"

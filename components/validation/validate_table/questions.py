@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import narwhals as nw
+import polars as pl
 
 from kfp_foundry.components.common import scan
 from kfp_foundry.components.common.artifacts.verdict import Check, Outcome
@@ -92,6 +93,11 @@ class Column:
     def is_number(self) -> bool:
         """Whether it can be calculated with."""
         return self.dtype.is_numeric()
+
+    @property
+    def is_dated_text(self) -> bool:
+        """Whether it holds dates as text, in the contract's format."""
+        return self.spec.type is not Type.STRING and scan.type_of(self.dtype) is Type.STRING
 
     def key(self, measure: str) -> str:
         """The name of one of its measures."""
@@ -204,6 +210,9 @@ def _of_column(column: Column) -> Iterator[Question]:
         return  # a column of nothing but missing values
     if spec.constraints.unique:
         yield _unique(column)
+    if column.is_dated_text:
+        yield _each(column, "format", str(spec.format), ~column.values.str.contains(_whole(_from_strftime(str(spec.format)))))
+        return
     if spec.type is Type.INTEGER and not column.dtype.is_integer():
         yield _each(column, "whole numbers", "no fraction", column.values != column.values.floor())
     if column.dtype.is_float():
@@ -218,8 +227,6 @@ def _of_column(column: Column) -> Iterator[Question]:
         yield _each(column, "known values", _listed(limits.known_values), ~column.values.is_in(_alike(limits.known_values, column)), "warn")
     if spec.constraints.pattern is not None:
         yield _pattern(column, spec.constraints.pattern)
-    if spec.format is not None and scan.type_of(column.dtype) is Type.STRING and spec.type is not Type.STRING:
-        yield _each(column, "format", spec.format, ~column.values.str.contains(_whole(_from_strftime(spec.format))))
     if limits.min_distinct is not None or limits.max_distinct is not None:
         yield _distinct(column)
     if limits.mean is not None:
@@ -302,10 +309,11 @@ def _range(column: Column, what: str, limits: tuple[float | str | None, float | 
 
 def _pattern(column: Column, pattern: str) -> Question:
     try:
-        re.compile(pattern)
-    except re.error as error:
-        remedy = "correct constraints.pattern in the contract"
-        raise UserError(f"pattern {pattern!r} is no regular expression: {error}", where=f"field {column.name!r}", remedy=remedy) from error
+        pl.Series([""]).str.contains(_whole(pattern))
+    except pl.exceptions.ComputeError as error:
+        reason = str(error).split("error: ")[-1].splitlines()[0]
+        remedy = "correct constraints.pattern in the contract (look-around and back-references do not exist in it)"
+        raise UserError(f"pattern {pattern!r} is no regular expression: {reason}", where=f"field {column.name!r}", remedy=remedy) from error
     return _each(column, "pattern", pattern, ~column.values.str.contains(_whole(pattern)))
 
 
@@ -355,11 +363,13 @@ def _median(column: Column, limits: tuple[float, float]) -> Question:
 
 
 def _of_rows(contract: Contract, columns: list[Column]) -> Iterator[Question]:
-    types = {column.name: str(column.spec.type) for column in columns}
+    # Dates that the table holds as text have no order of their own.
+    types = {column.name: str(Type.ANY if column.is_dated_text else column.spec.type) for column in columns}
+    values = {column.name: column.values for column in columns}
     for row_rule in contract.rows:
         name = f"rule: {row_rule.name}"
         try:
-            rule = read_rule(row_rule.rule, types)
+            rule = read_rule(row_rule.rule, types, values)
         except UserError as error:
             # The contract itself was read, so a column is absent or of another type here; that has a check of its own.
             said = f"not asked, since its columns are not as the contract says: {error.what}"
