@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from kfp_foundry.components.common.contract import Contract
-from kfp_foundry.demo import flights as demo_flights
+from kfp_foundry.components.ingestion.ingest_table import samples
 
 CONTRACT = """
 version: 1
@@ -39,7 +39,7 @@ fields:
 @pytest.fixture(scope="session")
 def all_flights() -> pl.DataFrame:
     """All 327,346 flights of the year, in time order."""
-    return demo_flights.table()
+    return samples.flights()
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def ingest_table(
     is ever dropped silently. Memory does not grow with the table.
 
     Args:
-        source: Path, folder or glob; `http(s)://`, `s3://` or `gs://` address; or `sqlite:///file.db` and `postgresql://host/name`
+        source: Path, folder or glob; `http(s)://`, `s3://` or `gs://` address; `sample://flights`; or `sqlite:///file.db` and `postgresql://host/name`
             together with `query`. Credentials come from the environment only (AWS_*, PGPASSWORD ...).
         dataset: The table, as Parquet.
         quarantine: The lines that are no rows, as JSON Lines with file, line, reason and text; empty if there are none.

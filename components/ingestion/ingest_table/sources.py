@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import tenacity
 
 from kfp_foundry.components.common.errors import DataError, PlatformError, UserError, close_names
+from kfp_foundry.components.ingestion.ingest_table import samples
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".arrow", ".feather", ".ipc")
 PACKED = (".gz", ".zst", ".bz2", ".zip")
@@ -84,7 +85,7 @@ def fetch(source: str, scratch: Path) -> list[Piece]:
     """Finds the files of a source, and copies those that are elsewhere into a scratch folder.
 
     Args:
-        source: Path, folder, glob, or an address: `file://`, `http(s)://`, `s3://`, `gs://`, or another that fsspec knows.
+        source: Path, folder, glob, or an address: `file://`, `http(s)://`, `s3://`, `gs://`, `sample://`, or another that fsspec knows.
         scratch: Folder for copies.
 
     Returns:
@@ -100,6 +101,8 @@ def fetch(source: str, scratch: Path) -> list[Piece]:
     kind = scheme(source)
     if kind == "file":
         return _local(source)
+    if kind == "sample":
+        return [Piece(samples.fetch(source.partition("://")[2], scratch), source)]
     if kind in ("http", "https"):
         name = unquote(Path(urlsplit(source).path).name) or "download"
         return [Piece(_reached(lambda: _download(source, scratch / name), source), masked(source))]

@@ -1,1 +1,0 @@
-"""The demo: real flights through the compiled pipeline."""
