@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from glob import glob, has_magic
 from itertools import islice
@@ -34,8 +35,8 @@ def code() -> str:
             for file in sorted(file for file in Path(folder).rglob("*") if file.suffix in SOURCES):
                 whole.update(str(file.relative_to(folder)).encode())
                 whole.update(hashlib.sha256(file.read_bytes()).digest())
-    folders = [Path(folder) for folder in sys.path if Path(folder).is_dir()]
-    installed = {found.name for folder in folders for kind in ("dist", "egg") for found in folder.glob(f"*.{kind}-info")}
+    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    installed = {found.name for folder in folders for found in Path(folder).glob("*.dist-info")}
     whole.update(json.dumps(sorted(installed)).encode())
     return whole.hexdigest()
 
@@ -59,18 +60,21 @@ def content(path: Path) -> str:
     return whole.hexdigest()
 
 
-def stamp(path: Path, most: int | None = None) -> str:
+def stamp(path: Path) -> str:
     """Names, sizes and times of a file or folder, as a digest: whether it was touched, without reading it; empty when there is nothing."""
-    if not path.exists():
-        return ""
-    stats = [(str(file.relative_to(path)), file.stat()) for file in islice(files_of(path), most)]
+    return _stamp(path, files_of(path)) if path.exists() else ""
+
+
+def _stamp(path: Path, files: Iterable[Path]) -> str:
+    stats = [(str(file.relative_to(path)), file.stat()) for file in files]
     return digest([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 def local_files(value: Any) -> dict[str, str]:
     """The local files, folders and globs that a parameter's texts name, with their stamps.
 
-    The current folder and those above it do not count: `/` is more often a delimiter than a source.
+    The current folder and those above it do not count (`/` is more often a delimiter than a source), nor does what is hidden in
+    a folder, such as `.git` and `.kfp-foundry`.
     """
     if isinstance(value, list):
         return {name: found for item in value for name, found in local_files(item).items()}
@@ -83,7 +87,8 @@ def local_files(value: Any) -> dict[str, str]:
             matches = [Path(file) for file in sorted(glob(value))[:MOST_FILES]]  # noqa: PTH207
             return {value: digest([(str(file), stamp(file)) for file in matches if file.is_file()])}
         if path.exists() and path not in (here, *here.parents):
-            return {value: stamp(path, MOST_FILES)}
+            seen = (file for file in files_of(path) if not any(part.startswith(".") for part in file.relative_to(path).parts))
+            return {value: _stamp(path, islice(seen, MOST_FILES))}
     except OSError:  # a text too long for a name, or a folder that may not be read: not a path that a step could use
         return {}
     return {}
