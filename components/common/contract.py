@@ -67,8 +67,8 @@ class Constraints(_Part):
 
     required: bool = Field(False, description="No value may be missing.")
     unique: bool = Field(False, description="No value may stand twice.")
-    minimum: float | str | None = Field(None, description="Smallest value allowed; an ISO text for dates.")
-    maximum: float | str | None = Field(None, description="Largest value allowed; an ISO text for dates.")
+    minimum: int | float | str | None = Field(None, description="Smallest value allowed; an ISO text for dates.")
+    maximum: int | float | str | None = Field(None, description="Largest value allowed; an ISO text for dates.")
     enum: list[Scalar] | None = Field(None, description="The only values allowed.")
     pattern: str | None = Field(None, description="Regular expression that the whole text must match.")
 
@@ -82,7 +82,7 @@ class Limits(_Part):
     known_values: list[Scalar] | None = Field(
         None, description="Values seen so far. Another one is a warning and never stops a run: models take unseen categories."
     )
-    usual_range: tuple[float | str, float | str] | None = Field(
+    usual_range: tuple[int | float | str, int | float | str] | None = Field(
         None, description="Range of the values seen so far, with some slack; ISO texts for dates. A value outside is a warning."
     )
     mean: tuple[float, float] | None = Field(None, description="Range that the mean must fall in.")
@@ -234,11 +234,9 @@ class Contract(_Part):
 
     def dump(self) -> str:
         """The contract as YAML, without what equals its default; the same contract gives the same text."""
-        record = self.model_dump(mode="json", exclude_defaults=True) | {"version": self.version}
-        text = yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=120)
-        if any(mark in text for mark in _LINE_MARKS):
-            text = yaml.safe_dump(record, sort_keys=False, allow_unicode=False, width=120)
-        return text
+        record = {"version": self.version} | self.model_dump(mode="json", exclude_defaults=True)
+        text = _yaml(record, allow_unicode=True)
+        return _yaml(record, allow_unicode=False) if any(mark in text for mark in _LINE_MARKS) else text
 
     def save(self, path: str | Path) -> None:
         """Writes `dump()` to a file."""
@@ -308,6 +306,11 @@ class Contract(_Part):
     def is_classification(self) -> bool:
         """Whether the target is a class."""
         return self.task in (Task.BINARY, Task.MULTICLASS)
+
+
+def _yaml(record: dict[str, Any], allow_unicode: bool) -> str:
+    # Innermost lists and mappings stand on one line each: `constraints: {required: true, minimum: 0}`.
+    return yaml.safe_dump(record, sort_keys=False, allow_unicode=allow_unicode, width=120, default_flow_style=None)
 
 
 def json_schema() -> dict[str, Any]:

@@ -35,7 +35,7 @@ def constraints(column: Profile, role: Role, target: Target | None) -> Constrain
         low, high = _widened(column, HARD)
         # What was never negative, counts, prices, ages, turns negative by a fault more often than by nature.
         never_negative = column.least == 0 or (column.least > 0 and column.rows >= ENOUGH)
-        found.minimum = max(low, 0.0) if never_negative else low
+        found.minimum = max(low, 0) if never_negative else low
         found.maximum = None if _grows(column) else high
     return found
 
@@ -62,7 +62,7 @@ def _of_values(column: Profile, found: Limits) -> None:
         found.max_distinct = 10 * column.distinct + 100 if column.distinct <= FEW else None
     elif column.is_number and column.least is not None:
         low, high = _widened(column, USUAL)
-        found.usual_range = (max(low, 0.0) if column.least >= 0 else low, high)
+        found.usual_range = (max(low, 0) if column.least >= 0 else low, high)
         found.mean = _mean(column)
     elif column.kind in (Type.DATE, Type.DATETIME) and column.least is not None:
         found.usual_range = _dates(column)
@@ -90,7 +90,8 @@ def _grows(column: Profile) -> bool:
 def _widened(column: Profile, slack: float) -> tuple[float, float]:
     low, high = float(column.least), float(column.most)
     span = (high - low) or abs(high) or 1.0
-    return _rounded(low - slack * span, up=False), _rounded(high + slack * span, up=True)
+    low, high = _rounded(low - slack * span, up=False), _rounded(high + slack * span, up=True)
+    return (math.floor(low), math.ceil(high)) if column.kind is Type.INTEGER else (low, high)
 
 
 def _dates(column: Profile) -> tuple[str, str] | None:

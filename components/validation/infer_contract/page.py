@@ -44,7 +44,7 @@ def _target(report: Report, agreed: "Agreed", column: Profile) -> None:
         report.facts({"Smallest": column.least, "Mean": column.mean, "Largest": column.most, "Missing": column.missing})
         return
     shown = [
-        {"class": value, "rows": rows, "share %": round(100 * rows / max(column.present, 1), 2)}
+        {"class": str(value), "rows": rows, "share %": round(100 * rows / max(column.present, 1), 2)}
         for value, rows in list(column.counts.items())[:CLASSES_SHOWN]
     ]
     report.table(shown, caption=f"{human(column.distinct)} classes, {human(column.missing)} rows without one", bars=["share %"])

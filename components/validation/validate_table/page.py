@@ -33,9 +33,7 @@ def write(verdict: Verdict, columns: list[Column], facts: Mapping[str, Any], fol
     if failed or warned:
         report.section("What does not hold", "The first rows that break each check; row 1 is the table's first.")
         report.table([_line(check) for check in failed + warned])
-        for check in failed + warned:
-            if check.examples:
-                report.table(check.examples, caption=f"{check.name} ({check.limit})", status="")
+        report.table([row for check in failed + warned for row in _examples(check)], caption="Where", status="", limit=500)
         _plots(report, [check.name for check in failed + warned], columns, folder)
     report.section("Columns").table([_column(column, facts, verdict) for column in columns], bars=["missing %"])
     report.section("All checks", "In the order of the contract.").table([_line(check) for check in verdict.checks], limit=1000)
@@ -44,6 +42,13 @@ def write(verdict: Verdict, columns: list[Column], facts: Mapping[str, Any], fol
 
 def _line(check: Check) -> dict[str, object]:
     return {"check": check.name, "outcome": check.outcome, "allowed": check.limit, "found": check.value, "in words": check.message}
+
+
+def _examples(check: Check) -> list[dict[str, object]]:
+    return [
+        {"check": check.name, "row": row["row"], "values": ", ".join(f"{name}: {human(value)}" for name, value in row.items() if name != "row")}
+        for row in check.examples
+    ]
 
 
 def _column(column: Column, facts: Mapping[str, Any], verdict: Verdict) -> dict[str, object]:

@@ -267,7 +267,11 @@ def _each(column: Column, what: str, limit: str, broken: nw.Expr, severity: Outc
 
     def answer(facts: Facts) -> Answer:
         count = int(facts[key] or 0)
-        return Answer(severity, count, f"{_values(count)} outside what is allowed: {limit}") if count else Answer("pass", 0)
+        return (
+            Answer(severity, count, f"{_values(count)} outside what is {'allowed' if severity == 'fail' else 'known'}: {limit}")
+            if count
+            else Answer("pass", 0)
+        )
 
     return Question(f"{column.name}: {what}", limit, answer, {key: broken.cast(nw.Int64).sum()}, broken, (column.name,))
 
