@@ -4,7 +4,6 @@ The folder is an MLflow model as well. What opening it needs is small on purpose
 server opens it too. Nothing in it is ever unpickled.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from kfp_foundry.components.common import rows
 from kfp_foundry.components.common.artifacts import mlflow_format
@@ -28,6 +27,7 @@ ONNX = mlflow_format.MODEL
 BATCH = 65_536  # rows scored at once, so that memory stays bounded
 
 Label = bool | int | str
+_NAMES = TypeAdapter(dict[str, str])
 
 
 class Parity(BaseModel):
@@ -92,7 +92,7 @@ class ModelFolder:
         """
         path = Path(artifact if isinstance(artifact, (str, Path)) else artifact.path)
         try:
-            digests = json.loads((path / DIGESTS).read_text(encoding="utf-8"))
+            digests = _NAMES.validate_json((path / DIGESTS).read_text(encoding="utf-8"))
             if check:
                 _check(path, digests)
             record = ModelRecord.model_validate_json((path / RECORD).read_text(encoding="utf-8"))

@@ -114,7 +114,7 @@ def fit(train: DatasetFolder, validation: DatasetFolder, contract: Contract, opt
     labels = data.find_labels(target, contract)
     learned = data.part(frame, target, contract, labels, "train rows")
     held = data.part(*data.read(validation.scan(), contract, f"validation rows {validation.path.name}"), contract, labels, "validation rows")
-    plan = fit_plan(learned, contract, options.algorithm)
+    plan = fit_plan(learned, contract, options.algorithm, params.get("max_bins", 255))
     train_weights = data.balance(learned, options.class_weight, len(labels))
     held_weights = data.balance(held, options.class_weight, len(labels)) if len(held) else None
     job = Job(

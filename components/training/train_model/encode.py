@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 
 from kfp_foundry.components.common.contract import Contract, Type
-from kfp_foundry.components.common.onnx.encoding import Category, Plan, Scaling, date_parts
+from kfp_foundry.components.common.errors import DataError
+from kfp_foundry.components.common.onnx.encoding import MISSING_TEXTS, Category, Plan, Scaling, date_parts
 from kfp_foundry.components.training.train_model.data import Part
 
 RARE = 5  # rows; a category with fewer shares the code `other`, which so learns what an unseen one is like
@@ -12,13 +13,29 @@ RARE = 5  # rows; a category with fewer shares the code `other`, which so learns
 LIMITS = {"lightgbm": 1_000, "hist_gradient_boosting": 253, "linear": 100}  # HGB has 255 bins: one is missing's, one is other's
 
 
-def fit_plan(part: Part, contract: Contract, algorithm: str) -> Plan:
-    """The plan for an algorithm: codes for trees; one-hot, filled and standardised for a linear model."""
+def fit_plan(part: Part, contract: Contract, algorithm: str, max_bins: int = 255) -> Plan:
+    """The plan for an algorithm: codes for trees; one-hot, filled and standardised for a linear model.
+
+    A column of numbers or dates without a single value is left out.
+
+    Args:
+        part: The training rows.
+        contract: Says the features and their types.
+        algorithm: One of `parameters.ALGORITHMS`.
+        max_bins: Most codes that HistGradientBoosting takes.
+
+    Raises:
+        DataError: No feature has a value.
+    """
     texts = [field.name for field in contract.feature_fields if field.type is Type.STRING]
-    dates = {field.name: date_parts(field.type is Type.DATE) for field in contract.feature_fields if field.type in (Type.DATE, Type.DATETIME)}
+    filled = [field for field in contract.feature_fields if field.name not in texts and np.isfinite(part.feed[field.name]).any()]
+    dates = {field.name: date_parts(field.type is Type.DATE) for field in filled if field.type in (Type.DATE, Type.DATETIME)}
+    if not texts and not filled:
+        raise DataError("no feature has a value", where="train rows", remedy="give other columns the role feature")
+    limit = min(LIMITS[algorithm], max_bins - 2) if algorithm == "hist_gradient_boosting" else LIMITS[algorithm]
     plan = Plan(
-        categories=[fit_category(name, part.feed[name], LIMITS[algorithm]) for name in texts],
-        numbers=[name for name in contract.features if name not in texts and name not in dates],
+        categories=[fit_category(name, part.feed[name], limit) for name in texts],
+        numbers=[field.name for field in filled if field.name not in dates],
         moments=dates,
         one_hot=algorithm == "linear",
     )
@@ -28,11 +45,11 @@ def fit_plan(part: Part, contract: Contract, algorithm: str) -> Plan:
 def fit_category(name: str, texts: np.ndarray, limit: int) -> Category:
     """The vocabulary of a column: missing first if there is any, then the frequent categories by name, then `other`."""
     counts = pl.Series("text", texts, dtype=pl.String).value_counts().sort(["count", "text"], descending=[True, False])
-    missing = bool((counts["text"] == "").any())
-    seen = counts.filter(pl.col("text") != "")
-    frequent = sorted(seen.filter(pl.col("count") >= RARE)["text"].head(limit))
-    codes = {text: code for code, text in enumerate([*([""] if missing else []), *frequent])}
-    return Category(name=name, codes=codes, other=len(codes) if len(frequent) < seen.height else None)
+    frequent = counts.filter(pl.col("text") != "", pl.col("count") >= RARE)["text"].head(limit).sort()
+    rest = counts.filter(~pl.col("text").is_in(frequent.implode()))["text"]
+    missing = rest.is_in(MISSING_TEXTS)
+    codes = {text: code for code, text in enumerate([*([""] if missing.any() else []), *frequent])}
+    return Category(name=name, codes=codes, other=None if missing.all() else len(codes))
 
 
 def _fit_scaling(plan: Plan, part: Part) -> Scaling | None:

@@ -1,0 +1,167 @@
+"""ModelFolder: what was written is what is read, or the file at fault is named; the same everywhere it runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
+from kfp_foundry.components.common.artifacts.model import BATCH, ModelFolder
+from kfp_foundry.components.common.contract import Task
+from kfp_foundry.components.common.errors import DataError, IntegrityError, PlatformError
+from kfp_foundry.components.training.train_model import core
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, flights, flights_contract):
+    """A small model of the flights, and rows that it has not seen."""
+    from kfp import dsl
+
+    folder = tmp_path_factory.mktemp("model")
+
+    def artifact(name, kind=dsl.Artifact):
+        return kind(name=name, uri=str(folder / name), metadata={})
+
+    train, validation, contract = artifact("train", dsl.Dataset), artifact("validation", dsl.Dataset), artifact("contract")
+    DatasetFolder.write(train, flights[:4000].lazy(), source="flights")
+    DatasetFolder.write(validation, flights[4000:5000].lazy(), source="flights")
+    flights_contract.save(contract.path)
+    model = artifact("model", dsl.Model)
+    core.run(train, validation, contract, model, artifact("metrics", dsl.Metrics), artifact("report", dsl.HTML), params={"num_iterations": 20})
+    return model, flights[5000:]
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    """A model folder that a test may break."""
+    import shutil
+
+    return shutil.copytree(trained[0].path, tmp_path / "model")
+
+
+def test_opening_gives_contract_record_and_identity(trained, flights_contract):
+    model = ModelFolder.open(trained[0])
+    assert model.contract == flights_contract
+    assert (model.task, model.labels, model.record.algorithm) == (Task.BINARY, [False, True], "lightgbm")
+    assert model.digest.startswith("sha256:")
+    assert trained[0].metadata["digest"] == model.digest
+    assert all(isinstance(value, (str, int, float)) for value in trained[0].metadata.values())
+
+
+def test_predictions_have_probability_and_the_labels_own_type(trained):
+    scored = ModelFolder.open(trained[0]).predict(trained[1])
+    assert scored.schema == {"probability": pl.Float64, "prediction": pl.Boolean}
+    assert scored["probability"].is_between(0, 1).all()
+    assert scored["prediction"].equals(scored["probability"] >= 0.5, check_names=False)
+
+
+def test_a_threshold_moves_the_prediction_and_not_the_probability(trained):
+    model = ModelFolder.open(trained[0])
+    at = model.predict(trained[1])["probability"][0]
+    scored = model.predict(trained[1], threshold=at)
+    assert scored["prediction"][0] is True
+    assert scored["prediction"].sum() == (scored["probability"] >= at).sum()
+
+
+def test_batches_and_threads_leave_no_trace(trained):
+    model = ModelFolder.open(trained[0])
+    many = pl.concat([trained[1]] * (BATCH // trained[1].height + 2))
+    assert many.height > BATCH
+    alone = model.predict(trained[1])["probability"].to_numpy()
+    np.testing.assert_allclose(model.predict(many, threads=2)["probability"].to_numpy()[-len(alone) :], alone, rtol=0, atol=1e-12)
+
+
+def test_no_rows_give_no_predictions_of_the_same_types(trained):
+    model = ModelFolder.open(trained[0])
+    assert model.predict(trained[1].clear()).schema == model.predict(trained[1]).schema
+
+
+def test_an_absent_column_is_named(trained):
+    with pytest.raises(DataError, match=r"no column 'carrier'; did you mean 'carier'\?"):
+        ModelFolder.open(trained[0]).predict(trained[1].rename({"carrier": "carier"}))
+
+
+def test_the_truth_has_the_form_of_a_prediction(trained):
+    model = ModelFolder.open(trained[0])
+    assert model.truth(trained[1]).dtype == model.predict(trained[1])["prediction"].dtype
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.json", "contract.yaml", "MLmodel", "native/model.txt"])
+def test_one_changed_byte_is_found_and_the_file_named(copy, name):
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(IntegrityError, match=rf"{name}: digest mismatch"):
+        ModelFolder.open(copy)
+
+
+def test_a_missing_file_is_named(copy):
+    (copy / "native" / "model.txt").unlink()
+    with pytest.raises(IntegrityError, match=r"native/model.txt: the file is missing; run the training step again"):
+        ModelFolder.open(copy)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_broken_digests_are_no_model(copy, content):
+    (copy / "digests.json").write_text(content)
+    with pytest.raises(IntegrityError, match="model"):
+        ModelFolder.open(copy)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(IntegrityError, match="not a whole model"):
+        ModelFolder.open(tmp_path)
+
+
+def test_mlflow_loads_it_and_serves_the_same_rows(trained):
+    import mlflow.pyfunc
+
+    model, rows = ModelFolder.open(trained[0]), trained[1].head(200)
+    texts = ["carrier", "origin", "dest"]
+    frame = rows.select(model.contract.features).with_columns(pl.exclude(texts).cast(pl.Float64)).to_pandas()
+    frame.loc[0, "carrier"] = None
+    frame.loc[1, "carrier"] = "never seen"
+    served = mlflow.pyfunc.load_model(trained[0].path).predict(frame)
+    ours = model.predict(pl.from_pandas(frame).with_columns(pl.exclude(texts).fill_nan(None)))
+    np.testing.assert_array_equal(served["probability"].to_numpy(), ours["probability"].to_numpy())
+    assert served["prediction"].tolist() == ours["prediction"].to_list()
+
+
+def test_its_signature_and_example_are_what_mlflow_reads(trained):
+    from mlflow.models import Model, validate_serving_input
+
+    described = Model.load(trained[0].path)
+    assert described.signature.inputs.input_names() == ModelFolder.open(trained[0]).contract.features
+    assert [str(column.type) for column in described.signature.outputs] == ["DataType.double", "DataType.boolean"]
+    served = validate_serving_input(trained[0].path, (Path(trained[0].path) / "serving_input_example.json").read_text())
+    assert len(served) == 1
+
+
+def test_opening_and_predicting_load_no_training_library(trained, tmp_path):
+    trained[1].write_parquet(tmp_path / "rows.parquet")
+    program = (
+        "import sys, polars as pl; from kfp_foundry.components.common.artifacts.model import ModelFolder\n"
+        "ModelFolder.open(sys.argv[1]).predict(pl.read_parquet(sys.argv[2]))\n"
+        "print(sorted({'mlflow', 'sklearn', 'lightgbm', 'kfp', 'pandas', 'onnx', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, trained[0].path, tmp_path / "rows.parquet"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_file_is_a_pickle(trained):
+    names = sorted(file.relative_to(trained[0].path).as_posix() for file in Path(trained[0].path).rglob("*") if file.is_file())
+    assert names == [
+        "MLmodel", "conda.yaml", "contract.yaml", "digests.json", "input_example.json", "model.json", "model.onnx",
+        "native/encoding.json", "native/model.txt", "python_env.yaml", "requirements.txt", "serving_input_example.json",
+    ]  # fmt: skip
+
+
+def test_a_place_that_cannot_be_written_is_said_and_nothing_is_left(trained, tmp_path):
+    model = ModelFolder.open(trained[0])
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(PlatformError, match=r"cannot be written.*choose a folder that you may write to"):
+        ModelFolder.write(tmp_path / "file" / "model", b"", model.contract, model.record, {}, trained[1])
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
