@@ -70,6 +70,11 @@ REGRESSION = (
     Metric("bias", "Bias", "nearer to 0", "mean of predicted minus true, in units of the target"),
 )
 METRICS: dict[Task, tuple[Metric, ...]] = {Task.BINARY: BINARY, Task.MULTICLASS: MULTICLASS, Task.REGRESSION: REGRESSION}
+HEADLINES: dict[Task, tuple[str, ...]] = {
+    Task.BINARY: ("auc", "average_precision", "f1", "precision", "recall"),
+    Task.MULTICLASS: ("log_loss", "accuracy", "balanced_accuracy", "f1_macro"),
+    Task.REGRESSION: ("rmse", "mae", "r2", "bias"),
+}
 PRIMARY: dict[Task, str] = {Task.BINARY: "auc", Task.MULTICLASS: "log_loss", Task.REGRESSION: "rmse"}
 
 

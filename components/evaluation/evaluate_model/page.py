@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import numpy as np
 
 from kfp_foundry.components.common.artifacts.evaluation import Evaluation, SliceResult
-from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.metrics import catalogue
 from kfp_foundry.components.common.metrics.scores import BinaryScores, MulticlassScores, RegressionScores, Scores
 from kfp_foundry.components.common.metrics.slices import MIN_ROWS
@@ -13,11 +12,6 @@ from kfp_foundry.components.common.report import plots
 from kfp_foundry.components.common.report.format import human, percent
 from kfp_foundry.components.common.report.page import Report
 
-TILES = {
-    Task.BINARY: ["auc", "average_precision", "f1", "precision", "recall"],
-    Task.MULTICLASS: ["log_loss", "accuracy", "balanced_accuracy", "f1_macro"],
-    Task.REGRESSION: ["rmse", "mae", "r2", "bias"],
-}
 SHOWN = 15  # slices in the figure
 LISTED = 60  # slices in the table
 ASIDE = {
@@ -35,7 +29,9 @@ def make_page(found: Evaluation, scores: Scores, importance: Mapping[str, float]
     """
     about = f"{found.target} = {found.positive}" if found.positive else found.target
     report = Report("Evaluation", f"{about} · {found.algorithm} · {found.rows['judged']:,} test rows")
-    tiles = {metric.title: found.metrics[metric.name].value for metric in catalogue.METRICS[found.task] if metric.name in TILES[found.task]}
+    tiles = {
+        metric.title: found.metrics[metric.name].value for metric in catalogue.METRICS[found.task] if metric.name in catalogue.HEADLINES[found.task]
+    }
     report.facts(tiles | ({"Threshold": found.threshold.value} if found.threshold else {}) | {"Test rows": found.rows["judged"]})
     for note in found.notes:
         report.text(note)

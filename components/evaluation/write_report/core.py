@@ -17,11 +17,12 @@ from kfp_foundry.components.common.artifacts.model import ModelFolder
 from kfp_foundry.components.common.artifacts.verdict import Outcome, Verdict
 from kfp_foundry.components.common.contract import Contract
 from kfp_foundry.components.common.files import write_json
+from kfp_foundry.components.common.metrics import catalogue
 from kfp_foundry.components.common.report import plots
 from kfp_foundry.components.common.report.page import Report
 from kfp_foundry.components.common.step import step
 
-TILES = 6
+REGISTRY = ("uri", "reason", "run_id", "tracking_uri")
 PARITY = 1e-9  # the gate of train_model, on every published model
 
 
@@ -116,8 +117,8 @@ def sentence(told: Run) -> str:
     """The run's result in one sentence."""
     if told.comparison.outcome == "fail":
         return f"The champion stays{f' (version {told.champion})' if told.champion else ''}: {told.comparison.reason}"
-    if told.promoted:
-        return f"Version {told.registration.get('version') or told.model.digest[:19]} is the champion. {told.comparison.reason}"
+    if told.promoted and told.registration.get("version"):
+        return f"Version {told.registration['version']} is the champion. {told.comparison.reason}"
     return told.comparison.reason
 
 
@@ -145,15 +146,17 @@ def serves(told: Run) -> bool:
 
 
 def _tiles(told: Run) -> dict[str, object]:
-    primary = told.evaluation.metrics[told.evaluation.primary]
-    tiles: dict[str, object] = {told.evaluation.primary: primary.value}
-    tiles |= {name: metric.value for name, metric in told.evaluation.metrics.items() if name != told.evaluation.primary and metric.value is not None}
-    return dict(list(tiles.items())[:TILES]) | {"test rows": told.evaluation.rows["judged"], "champion": told.champion or "none"}
+    task, found = told.evaluation.task, told.evaluation.metrics
+    tiles: dict[str, object] = {catalogue.metric(task, name).title: found[name].value for name in catalogue.HEADLINES[task] if name in found}
+    return tiles | {"Test rows": told.evaluation.rows["judged"], "Champion": f"version {told.champion}" if told.champion else "none"}
 
 
 def _figures(report: Report, told: Run) -> None:
     if roc := told.evaluation.curves.get("roc"):
         report.figure(plots.lines({"model": (roc.x, roc.y)}, "false positive rate", "true positive rate", diagonal=True, unit=True), "ROC curve")
+    if points := told.evaluation.curves.get("calibration"):
+        fig = plots.lines({"model": (points.x, points.y)}, "mean probability", "frequency", diagonal=True, dots=True)
+        report.figure(fig, "Calibration")
     if confusion := told.evaluation.confusion:
         report.figure(plots.matrix(confusion.matrix, confusion.labels, confusion.labels, "predicted", "true"), "Confusion matrix")
     ranked = sorted(told.model.record.importance.items(), key=lambda item: -item[1])[:12]
@@ -170,13 +173,13 @@ def _gate_rows(told: Run) -> list[dict[str, Any]]:
 
 
 def _record_rows(told: Run) -> list[dict[str, str]]:
-    registry = {f"registry: {key.replace('_', ' ')}": str(value) for key, value in told.registration.items() if _scalar(value)}
-    record = {"data source": told.dataset.facts.source, "data fingerprint": told.dataset.facts.fingerprint, "model digest": told.model.digest}
-    return [{"what": what, "value": value} for what, value in (record | registry).items()]
-
-
-def _scalar(value: Any) -> bool:
-    return isinstance(value, (str, int, float, bool)) and value != ""
+    record = {
+        "data source": told.dataset.facts.source,
+        "data fingerprint": told.dataset.facts.fingerprint,
+        "model digest": told.model.digest,
+        **{f"registry {key.replace('_', ' ')}": str(told.registration.get(key, "")) for key in REGISTRY},
+    }
+    return [{"what": what, "value": value} for what, value in record.items() if value]
 
 
 def example_row(table: pl.LazyFrame, contract: Contract) -> dict[str, Any]:
