@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kfp_foundry.components.common.artifacts.evaluation import Threshold
-from kfp_foundry.components.common.errors import UserError, close_names
+from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.metrics.scores import BinaryScores, Floats
 from kfp_foundry.components.common.report.format import human
 
@@ -36,7 +36,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS and not 0 <= _probability(self.method) <= 1:
-            remedy = f"give a probability from 0 to 1, or {close_names(self.method, METHODS).removeprefix('choose ')}"
+            remedy = f"give {', '.join(METHODS)} or a probability from 0 to 1"
             raise UserError(f"threshold is {self.method!r}", where="evaluate_model", remedy=remedy)
         for name in ("min_precision", "min_recall"):
             if not 0 <= getattr(self, name) <= 1:
