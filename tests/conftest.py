@@ -80,15 +80,15 @@ def empty_registry(registry_template: Path):
 def make_model(flights: pl.DataFrame, flights_contract: Contract):
     """Writes a whole Model folder in milliseconds: the later a flight departs, the likelier it is late, plus a bias.
 
-    `make_model(path, bias=0.0)`; two biases are two models.
+    `make_model(path, bias=0.0, contract=None)`; two biases are two models.
     """
     import onnx
     from onnx import TensorProto, helper
 
     from kfp_foundry.components.common.artifacts.model import ModelFolder, ModelRecord
 
-    def graph(bias: float) -> bytes:
-        kinds = {field.name: TensorProto.STRING if field.type == "string" else TensorProto.DOUBLE for field in flights_contract.feature_fields}
+    def graph(bias: float, contract: Contract) -> bytes:
+        kinds = {field.name: TensorProto.STRING if field.type == "string" else TensorProto.DOUBLE for field in contract.feature_fields}
         constants = {"scale": 1 / 720, "bias": bias - 2.0, "half": 0.5, "noon": 720.0}
         nodes = [
             helper.make_node("IsNaN", ["sched_dep_minute"], ["missing"]),
@@ -112,7 +112,8 @@ def make_model(flights: pl.DataFrame, flights_contract: Contract):
         onnx.checker.check_model(model)
         return model.SerializeToString()
 
-    def make(path: Path, bias: float = 0.0) -> ModelFolder:
+    def make(path: Path, bias: float = 0.0, contract: Contract | None = None) -> ModelFolder:
+        agreed = contract or flights_contract
         record = ModelRecord(
             algorithm="linear",
             task="binary",
@@ -128,7 +129,7 @@ def make_model(flights: pl.DataFrame, flights_contract: Contract):
             parity={"rows": 1, "max_difference": 0.0, "changed_labels": 0, "tolerance": 1e-9, "kinds": {"held out": 1}},
             versions={"scikit-learn": "1.6.0", "numpy": "2.0.0"},
         )
-        return ModelFolder.write(path, graph(bias), flights_contract, record, {"model.json": b"{}"}, flights.head(3))
+        return ModelFolder.write(path, graph(bias, agreed), agreed, record, {"model.json": b"{}"}, flights.head(3))
 
     return make
 
@@ -142,3 +143,26 @@ def artifact(tmp_path: Path):
         return kind(name=name, uri=str(tmp_path / name), metadata=metadata)
 
     return make
+
+
+@pytest.fixture
+def ingest(artifact, tmp_path: Path):
+    """Runs ingest_table on text, bytes or `source=`; gives the frame, the bad rows as written, and the report's HTML."""
+    import json
+
+    from kfp import dsl
+
+    from kfp_foundry.components.ingestion.ingest_table import core
+
+    def run(content: str | bytes = "", name: str = "table.csv", source: str | Path | None = None, **options):
+        if source is None:
+            source = tmp_path / name
+            source.write_bytes(content.encode() if isinstance(content, str) else content)
+        outputs = artifact("dataset", dsl.Dataset), artifact("quarantine"), artifact("report", dsl.HTML)
+        rows, bad_rows = core.run(*outputs, str(source), **options)
+        frame = pl.read_parquet(tmp_path / "dataset" / "*.parquet")
+        bad = [json.loads(line) for line in (tmp_path / "quarantine").read_text().splitlines()]
+        assert (rows, bad_rows) == (frame.height, len(bad))
+        return frame, bad, (tmp_path / "report").read_text()
+
+    return run

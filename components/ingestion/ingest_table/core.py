@@ -51,7 +51,7 @@ def run(
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise unwritable(Path(folder), error) from error
             raise
-        page(table, written, missing_counts(written.scan()), bad, request).save(report.path)
+        page(table, written, missing_counts(written), bad, request).save(report.path)
     dataset.metadata.update(format=table.format, files=table.files, bad_rows=bad.count)
     quarantine.metadata.update(rows=bad.count)
     _say(table, written, bad)

@@ -19,7 +19,7 @@ from kfp_foundry.components.ingestion.ingest_table.sources import Piece
 from kfp_foundry.components.ingestion.ingest_table.structure import Structure, check
 
 # Polars reads these by itself while it parses the line, which is faster than through a text.
-NATIVE = {"integer": pl.Int64(), "number": pl.Float64()}
+NATIVE = {"integer": pl.Int64(), "number": pl.Float64(), "boolean": pl.Boolean()}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class _Source:
     def texts(self, columns: Sequence[str]) -> pl.LazyFrame:
         """Columns as cleaned texts, from every file."""
         plain = self._scan(dict.fromkeys(self.dialect.names, pl.String()), [])
-        return plain.select(texts(column, self.rules, self.marks[column].padded) for column in columns)
+        return plain.select(texts(column, self.rules.missing, self.marks[column].padded) for column in columns)
 
     def sample(self) -> pl.DataFrame:
         """Rows from the whole length of the files, as texts."""
@@ -51,9 +51,12 @@ class _Source:
         native = {name: self.native(name, kind) for name, kind in kinds.items()}
         schema = {name: native.get(name) or pl.String() for name in self.dialect.names}
         rows = self._scan(schema, missing)
-        return rows.select(
-            values(name, kind, self.rules, self.marks[name].padded) if native[name] is None else _cleaned(name, kind) for name, kind in kinds.items()
-        )
+        return rows.select(_cleaned(name, kind) if native[name] is not None else self._values(name, kind, missing) for name, kind in kinds.items())
+
+    def _values(self, name: str, kind: Kind, missing: Sequence[str]) -> pl.Expr:
+        padded = self.marks[name].padded
+        needed = self.rules.missing if padded or kind.name == "text" else missing
+        return values(name, kind, needed, padded)
 
     def native(self, name: str, kind: Kind) -> pl.DataType | None:
         """The type with which Polars can read the column directly; None if it must be read as text first."""
@@ -67,7 +70,7 @@ class _Source:
                 skip_lines=part.skip,
                 separator=self.dialect.delimiter,
                 schema=schema,
-                null_values=list(missing) or None,
+                null_values=[marker for marker in missing if marker] or None,
                 glob=False,
             )
             for part in self.parts
@@ -83,7 +86,7 @@ def read(pieces: list[Piece], request: Request, place: Workplace) -> Table:
     source = _checked(pieces, request, place)
     needed = request.needed(source.dialect.names)
     sample = source.sample()
-    guessed = decide(sample.lazy().select(texts(name, source.rules) for name in needed), needed, source.marks, source.rules)
+    guessed = decide(sample.lazy().select(texts(name, source.rules.missing) for name in needed), needed, source.marks, source.rules)
     # Rows that a condition or a limit leaves out are not read strictly, so their types must be looked at.
     doubtful = [name for name in needed if not guessed[name].settled or (not request.whole and guessed[name].name != "text")]
     kinds = guessed | decide(source.texts(doubtful), doubtful, source.marks, source.rules) if doubtful else guessed
@@ -92,7 +95,7 @@ def read(pieces: list[Piece], request: Request, place: Workplace) -> Table:
     def exact() -> Table:
         left = [name for name in needed if name not in doubtful and kinds[name].name != "text"]
         found = kinds | decide(source.texts(left), left, source.marks, source.rules)
-        return _table(source, found, [marker for marker in source.rules.missing if marker])
+        return _table(source, found, source.rules.missing)
 
     return replace(table, exact=exact)
 
@@ -113,12 +116,12 @@ def _words(kind: Kind) -> str:
 
 
 def _markers(source: _Source, sample: pl.DataFrame, kinds: dict[str, Kind]) -> list[str]:
-    """The markers for "missing" seen in numbers: each costs time, and one that was not seen makes the strict reading fail."""
+    """The markers for "missing" seen in values that are not text: each costs time, and an unseen one makes the strict reading fail."""
     seen: set[str] = set()
     for name, kind in kinds.items():
-        if source.native(name, kind) is not None:
+        if kind.name != "text":
             seen.update(sample[name].filter(sample[name].is_in(list(source.rules.missing))).unique())
-    return sorted(seen - {""})
+    return sorted(seen)
 
 
 def _cleaned(name: str, kind: Kind) -> pl.Expr:

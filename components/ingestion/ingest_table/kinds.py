@@ -91,15 +91,15 @@ class Rules:
     decimal: str = ""
 
 
-def texts(column: str, rules: Rules, padded: bool = True) -> pl.Expr:
+def texts(column: str, missing: Sequence[str], padded: bool = True) -> pl.Expr:
     """A text column without spaces around its values and with null for what is missing."""
     text = pl.col(column).str.strip_chars() if padded else pl.col(column)
-    return pl.when(text.is_in(list(rules.missing))).then(None).otherwise(text).alias(column)
+    return pl.when(text.is_in(list(missing))).then(None).otherwise(text).alias(column) if missing else text
 
 
-def values(column: str, kind: Kind, rules: Rules, padded: bool = True) -> pl.Expr:
+def values(column: str, kind: Kind, missing: Sequence[str], padded: bool = True) -> pl.Expr:
     """The values of a text column; reading them fails, rather than loses one, where `kind` does not fit."""
-    return typed(texts(column, rules, padded), kind).alias(column)
+    return typed(texts(column, missing, padded), kind).alias(column)
 
 
 def typed(text: pl.Expr, kind: Kind, strict: bool = True) -> pl.Expr:
@@ -112,7 +112,10 @@ def typed(text: pl.Expr, kind: Kind, strict: bool = True) -> pl.Expr:
             plain = text.str.replace(".", "_", literal=True).str.replace(",", ".", literal=True) if kind.comma else text
             return plain.cast(pl.Float64, strict=strict).fill_nan(None)
         case "boolean":
-            return text.str.to_lowercase().replace_strict({"true": True, "false": False}, return_dtype=pl.Boolean)
+            # Through a number, since Polars has no cast from text: what is neither word fails as "x...".
+            word = text.str.to_lowercase()
+            digit = pl.when(word == "true").then(pl.lit("1")).when(word == "false").then(pl.lit("0")).otherwise(pl.lit("x") + word)
+            return digit.cast(pl.UInt8, strict=strict).cast(pl.Boolean)
         case "date":
             return text.str.to_date(kind.format, strict=strict)
         case "datetime":

@@ -50,7 +50,7 @@ def masked(source: str) -> str:
         >>> masked("postgresql://ann:secret@db/shop")
         'postgresql://***@db/shop'
     """
-    source = re.sub(r"(?<=://)[^/@\s]+(?=@)", "***", source)
+    source = re.sub(r"(?<=://)(?:[^\s:/@]*:\S*|[^\s/@]+)(?=@)", "***", source)
     return re.sub(r"^([a-zA-Z][\w+.-]*://[^?\s]+)\?.*$", r"\1", source)
 
 
