@@ -19,6 +19,7 @@ PACKED = (".gz", ".zst", ".bz2", ".zip")
 DATABASES = ("sqlite", "postgresql", "postgres")
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 ATTEMPTS = 5
+PAUSE = 0.3  # seconds, doubled at each attempt, of which a random part is waited
 CHUNK = 1 << 20
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of the answer
 
@@ -72,7 +73,7 @@ def patient(work: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_random_exponential(multiplier=0.3, max=20),
+            wait=tenacity.wait_random_exponential(multiplier=PAUSE, max=20),
             retry=tenacity.retry_if_exception_type(Passing),
             reraise=True,
         )
