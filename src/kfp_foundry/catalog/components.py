@@ -15,6 +15,7 @@ from kfp_foundry.components.common.errors import IntegrityError, UserError, clos
 INTERFACE = "component.py"
 CORE = "core.py"
 METADATA = "metadata.yaml"
+AREAS = ("ingestion", "validation", "features", "tuning", "training", "evaluation", "registry", "deployment", "monitoring")
 _TYPING = ("dsl.", "typing.")
 ERRORS = ("UserError", "DataError", "IntegrityError", "PlatformError", "GateRefused", "RowError")
 
@@ -87,12 +88,19 @@ def root() -> Path:
 
 @functools.cache
 def every(folder: Path | None = None) -> tuple[Component, ...]:
-    """All components under a folder, by area and name; those of this package by default.
+    """All components under a folder, by area (in the order of a model's life) and name; those of this package by default.
 
     Raises:
         IntegrityError: A component's files are missing or cannot be read.
     """
-    return tuple(read(file.parent) for file in sorted((folder or root()).glob(f"*/*/{INTERFACE}")))
+    found = [read(file.parent) for file in sorted((folder or root()).glob(f"*/*/{INTERFACE}"))]
+    return tuple(sorted(found, key=lambda each: (AREAS.index(each.area) if each.area in AREAS else len(AREAS), each.area, each.name)))
+
+
+def area_summary(area: str) -> str:
+    """What an area's package says of itself."""
+    file = root() / area / "__init__.py"
+    return docstrings.parse(ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))).summary
 
 
 def find(name: str) -> Component:
@@ -178,7 +186,7 @@ def _ports(function: ast.FunctionDef, doc: docstrings.Docstring) -> tuple[list[P
         elif bare.startswith("Output["):
             outputs.append(ArtifactPort(name, bare.removeprefix("Output[").rstrip("]"), text))
         else:
-            parameters.append(Parameter(name, kind, text, None if default is None else ast.unparse(default)))
+            parameters.append(Parameter(name, kind, text, None if default is None else source(default)))
     return parameters, inputs, outputs
 
 
@@ -206,15 +214,24 @@ def _metadata(folder: Path) -> dict[str, Any]:
 
 
 def _raises(folder: Path) -> list[tuple[str, str]]:
-    """What the docstrings of the component's own modules say under `Raises:`, in the order of the files and without repeats."""
-    found: dict[tuple[str, str], None] = {}
-    for file in sorted(folder.glob("*.py"), key=lambda path: (path.name != CORE, path.name)):
-        try:
-            tree = ast.parse(file.read_text(encoding="utf-8"))
-        except (OSError, SyntaxError) as error:
-            raise IntegrityError(f"cannot be read: {error}", where=str(file), remedy="repair the file") from error
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                doc = docstrings.parse(ast.get_docstring(node))
-                found |= {(name, text): None for name, text in doc.raises if name in ERRORS}
-    return sorted(found, key=lambda item: ERRORS.index(item[0]))
+    """What the public functions of `core.py` say under `Raises:`, without repeats."""
+    file = folder / CORE
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError) as error:
+        raise IntegrityError(f"cannot be read: {error}", where=str(file), remedy="repair the file") from error
+    public = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    said = [entry for function in public for entry in docstrings.parse(ast.get_docstring(function)).raises if entry[0] in ERRORS]
+    return sorted(dict.fromkeys(said), key=lambda entry: ERRORS.index(entry[0]))
+
+
+def source(default: ast.expr) -> str:
+    """A default as source, texts in double quotes."""
+    if isinstance(default, ast.Constant) and isinstance(default.value, str):
+        return quoted(default.value)
+    return ast.unparse(default)
+
+
+def quoted(text: str) -> str:
+    """A text as source, in double quotes."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

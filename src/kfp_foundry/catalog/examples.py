@@ -4,11 +4,14 @@ import ast
 from dataclasses import dataclass
 from typing import Any
 
-from kfp_foundry.catalog.components import ArtifactPort, Component, Parameter
+from kfp_foundry.catalog.components import ArtifactPort, Component, Parameter, quoted, source
 from kfp_foundry.catalog.pipelines import Pipeline, Step
 
 INDENT = " " * 4
 WIDTH = 100
+LONGEST = 6  # tasks of an example; beyond that importers stand for what comes before
+UNTOLD = ("HTML", "Markdown", "Metrics", "ClassificationMetrics")
+TEXTS = {"outcome": "pass", "version": "1", "name": "my-model"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ def example(component: Component, components: tuple[Component, ...], pipelines: 
     """
     for pipeline in pipelines:
         chain = _chain(component, components, pipeline)
-        if chain:
+        if 0 < len(chain) <= LONGEST:
             return _wired(component, chain, pipeline)
     return _imported(component)
 
@@ -58,16 +61,17 @@ def _chain(component: Component, components: tuple[Component, ...], pipeline: Pi
 def _sources(step: Step, component: Component) -> list[str]:
     """The steps that an example cannot do without: those of artifacts, and of parameters without a default."""
     needed = {port.name for port in component.inputs} | {parameter.name for parameter in component.parameters if parameter.required}
-    return [source["producerTask"] for name, port in step.inputs.items() if name in needed for source in [_source(port)] if "producerTask" in source]
+    origins = [_origin(port) for name, port in step.inputs.items() if name in needed]
+    return [origin["producerTask"] for origin in origins if "producerTask" in origin]
 
 
-def _source(port: dict[str, Any]) -> dict[str, Any]:
+def _origin(port: dict[str, Any]) -> dict[str, Any]:
     return next((value for value in port.values() if isinstance(value, dict)), {})
 
 
 def _wired(component: Component, chain: list[_Task], pipeline: Pipeline) -> str:
     defaults = {parameter.name: parameter.default for parameter in pipeline.parameters}
-    variables = {task.step.name: _variable(task) for task in chain}
+    variables = _variables(chain)
     lines = []
     for task in chain:
         used = any(task.step.name in _sources(other.step, other.component) for other in chain)
@@ -76,12 +80,15 @@ def _wired(component: Component, chain: list[_Task], pipeline: Pipeline) -> str:
     return _source_text(component, sorted({task.component.name for task in chain}), lines)
 
 
-def _variable(task: _Task) -> str:
-    """A task's name in the example: its most telling artifact, such as `model`."""
-    ports = [port.name for port in task.component.outputs if port.type not in ("HTML", "Metrics", "ClassificationMetrics", "Markdown")]
-    if len(ports) == 1:
-        return ports[0] if ports[0] != task.component.name else f"{ports[0]}_task"
-    return task.component.name.rpartition("_")[2] if not ports else f"{task.component.name.partition('_')[0]}_task"
+def _variables(chain: list[_Task]) -> dict[str, str]:
+    """A telling name for each task: its only artifact, such as `model`, or its verb."""
+    found: dict[str, str] = {}
+    for task in chain:
+        artifacts = [port.name for port in task.component.outputs if port.type not in UNTOLD]
+        names = [artifacts[0]] if len(artifacts) == 1 else []
+        names += [f"{task.component.name.partition('_')[0]}_task", f"{task.component.name}_task", task.step.name.replace("-", "_")]
+        found[task.step.name] = next(name for name in names if name not in found.values() and name != task.component.name)
+    return found
 
 
 def _arguments(task: _Task, variables: dict[str, str], defaults: dict[str, str | None], shown: Component) -> list[str]:
@@ -90,41 +97,33 @@ def _arguments(task: _Task, variables: dict[str, str], defaults: dict[str, str |
     ports: list[ArtifactPort | Parameter] = [*task.component.inputs, *task.component.parameters]
     for port in ports:
         given = task.step.inputs.get(port.name)
-        source = _source(given) if given else {}
-        if source.get("producerTask") in sources and source.get("producerTask") in variables:
-            key = source.get("outputArtifactKey") or source.get("outputParameterKey")
-            found.append(f"{port.name}={variables[source['producerTask']]}.outputs[{_quoted(str(key))}]")
+        origin = _origin(given) if given else {}
+        if origin.get("producerTask") in sources and origin.get("producerTask") in variables:
+            key = origin.get("outputArtifactKey") or origin.get("outputParameterKey")
+            found.append(f"{port.name}={variables[origin['producerTask']]}.outputs[{quoted(str(key))}]")
             continue
         own = task.component.parameter(port.name)
-        value = _value(given, source, defaults)
+        value = _value(given, origin, defaults)
         if own is not None and (own.required or (value not in (None, own.default) and task.component.name != shown.name)):
-            found.append(f"{port.name}={_quote(value if value is not None else _placeholder(own.type))}")
+            found.append(f"{port.name}={value if value is not None else _placeholder(own)}")
     return found
 
 
-def _value(given: dict[str, Any] | None, source: dict[str, Any], defaults: dict[str, str | None]) -> str | None:
+def _value(given: dict[str, Any] | None, origin: dict[str, Any], defaults: dict[str, str | None]) -> str | None:
     """A parameter's value in the pipeline, as source; None when it is known only in a run."""
     if given is None:
         return None
     if "componentInputParameter" in given:
         return defaults.get(given["componentInputParameter"])
-    constant = source.get("constant")
-    return None if constant is None or "{{$" in str(constant) else repr(constant)
+    constant = origin.get("constant")
+    return None if constant is None or "{{$" in str(constant) else source(ast.parse(repr(constant), mode="eval").body)
 
 
-def _quote(text: str) -> str:
-    """Source in our style: texts in double quotes."""
-    value = ast.literal_eval(text)
-    return _quoted(value) if isinstance(value, str) else text
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _placeholder(kind: str) -> str:
-    words = {"str": "'my-model'", "int": "1", "float": "0.5", "bool": "True", "dict": "{}", "list": "[]"}
-    return words.get(kind, "[]" if kind.startswith("List") else "{}")
+def _placeholder(parameter: Parameter) -> str:
+    """A value for a parameter that must be given."""
+    if parameter.type == "str":
+        return quoted(next((text for word, text in TEXTS.items() if word in parameter.name), f"my-{parameter.name.replace('_', '-')}"))
+    return {"int": "1", "float": "0.5", "bool": "True"}.get(parameter.type, "[]" if parameter.type.casefold().startswith("list") else "{}")
 
 
 def _imported(component: Component) -> str:
@@ -134,7 +133,7 @@ def _imported(component: Component) -> str:
             continue
         lines.append(_call(f"{port.name} = dsl.importer", [f'artifact_uri="/data/{port.name}"', f"artifact_class=dsl.{_plain(port.type)}"]))
         arguments.append(f"{port.name}={port.name}.output")
-    arguments += [f"{parameter.name}={_quote(_placeholder(parameter.type))}" for parameter in component.parameters if parameter.required]
+    arguments += [f"{parameter.name}={_placeholder(parameter)}" for parameter in component.parameters if parameter.required]
     return _source_text(component, [component.name], [*lines, _call(component.name, arguments)])
 
 
@@ -145,8 +144,11 @@ def _plain(kind: str) -> str:
 def _source_text(component: Component, names: list[str], lines: list[str]) -> str:
     function = f"{component.name}_example"
     body = "\n".join(lines)
+    listed = ", ".join(names)
+    if len(listed) > WIDTH:
+        listed = "(\n" + "".join(f"{INDENT}{name},\n" for name in names) + ")"
     return (
-        f"from kfp import dsl\n\nfrom kfp_foundry.components import {', '.join(names)}\n\n\n"
+        f"from kfp import dsl\n\nfrom kfp_foundry.components import {listed}\n\n\n"
         f'@dsl.pipeline(name="{component.name.replace("_", "-")}-example")\ndef {function}():\n{body}\n'
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kfp_foundry import pipelines as package
 from kfp_foundry.catalog import docstrings
-from kfp_foundry.catalog.components import Parameter, parameters_of, type_text
+from kfp_foundry.catalog.components import Parameter, parameters_of, source, type_text
 from kfp_foundry.components.common.errors import IntegrityError, UserError, close_names
 from kfp_foundry.ir import Compiled
 
@@ -104,7 +104,7 @@ def read(folder: Path) -> Pipeline:
         summary=words.get("description", doc.summary),
         description=doc.description,
         parameters=[
-            Parameter(argument.arg, type_text(argument.annotation), doc.args.get(argument.arg, ""), None if default is None else ast.unparse(default))
+            Parameter(argument.arg, type_text(argument.annotation), doc.args.get(argument.arg, ""), None if default is None else source(default))
             for argument, default in parameters_of(functions[0])
         ],
         folder=folder,
