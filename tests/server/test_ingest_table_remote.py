@@ -6,6 +6,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -96,11 +97,15 @@ def test_a_refusal_is_not_tried_again(ingest, web, path, message):
 
 
 def test_a_server_that_is_not_there_is_one_clear_line(ingest, web):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     with pytest.raises(PlatformError, match=r"could not be read after 5 attempts: ConnectionError from 127.0.0.1"):
         ingest(source=f"http://127.0.0.1:{port}/t.csv")
+
+
+def _free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -152,50 +157,45 @@ def test_a_store_without_credentials_says_which_variables_to_set(ingest, store, 
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
+def postgres():
     """A PostgreSQL server of this test's own, from Debian's package; the password stands in the environment only."""
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) if Path("/usr/lib/postgresql").is_dir() else []
-    found = programs[-1].parent if programs else (Path(shutil.which("initdb")).parent if shutil.which("initdb") else None)
-    if found is None:
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs:
         pytest.skip("PostgreSQL is not installed here (Debian: apt-get install postgresql)")
-    folder = tmp_path_factory.mktemp("postgres").resolve()
-    user = _ordinary_user(folder)
-    data, secret = folder / "data", folder / "password"
-    secret.write_text("very-secret")
-    shutil.chown(secret, user) if os.getuid() == 0 else None
-    run = partial(subprocess.run, check=True, capture_output=True, cwd=folder, user=user if os.getuid() == 0 else None)
-    run([found / "initdb", "-D", data, "-U", "ann", "-A", "scram-sha-256", "--pwfile", secret, "-E", "UTF8", "--no-sync"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
-    run(
-        [found / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options, "start"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        capture_output=False,
-    )
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PGPASSWORD", "very-secret")
-            address = f"postgresql://ann@127.0.0.1:{port}/postgres"
-            _fill(address)
-            yield address
-    finally:
-        run([found / "pg_ctl", "-D", data, "-m", "immediate", "stop"])
+    user = _ordinary_user()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "password").write_text("very-secret")
+        shutil.chown(folder / "password", user)
+        shutil.chown(folder, user)
+
+        def run(program, *arguments):
+            as_user = user if os.getuid() == 0 else None
+            with (folder / "said").open("w") as said:  # no pipe: the server would inherit it, and keep it open
+                subprocess.run(
+                    [programs[-1] / program, "-D", folder / "data", *arguments], check=True, cwd=folder, user=as_user, stdout=said, stderr=said
+                )
+
+        run("initdb", "-U", "ann", "-A", "scram-sha-256", "--pwfile", folder / "password", "-E", "UTF8", "--no-sync")
+        port = _free_port()
+        run("pg_ctl", "-w", "-o", f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off", "start")
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("PGPASSWORD", "very-secret")
+                address = f"postgresql://ann@127.0.0.1:{port}/postgres"
+                _fill(address)
+                yield address
+        finally:
+            run("pg_ctl", "-m", "immediate", "stop")
 
 
-def _ordinary_user(folder):
+def _ordinary_user():
     """PostgreSQL refuses to run as root."""
     if os.getuid() != 0:
         return pwd.getpwuid(os.getuid()).pw_name
     name = next((n for n in ("postgres", "nobody") if n in {p.pw_name for p in pwd.getpwall()}), None)
     if name is None:
         pytest.skip("this is root, and there is no ordinary user to run PostgreSQL as")
-    shutil.chown(folder, name)
-    for parent in [folder, *folder.parents]:
-        if parent.stat().st_uid == 0 and parent != Path("/") and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
     return name
 
 
