@@ -198,10 +198,12 @@ class Tracking:
         """The version with its files on this machine; those of a local store stay where they are, others go to a cache by digest.
 
         Raises:
+            IntegrityError: The files are not those that were registered.
             PlatformError: The files cannot be had.
         """
         where = self.call("find the model's files", lambda: self.client.get_model_version_download_uri(found.name, found.version))
         path = _local_path(where) or self._download(found, where)
+        _check_digest(path, found)
         threshold = found.tags.get(THRESHOLD_TAG)
         return ChampionInfo(
             name=found.name,
@@ -349,6 +351,9 @@ def _be_quiet() -> None:
 
 def _status(error: BaseException) -> int | None:
     """The HTTP status that an MLflow or requests exception stands for."""
+    told = re.search(r"\b(4\d\d) Client Error", str(error))  # a download's failure is a text within an "internal error"
+    if told:
+        return int(told[1])
     if hasattr(error, "get_http_status_code"):
         return int(error.get_http_status_code())
     response = getattr(error, "response", None)
@@ -407,6 +412,17 @@ def _cache() -> Path:
     except OSError:
         return Path(tempfile.gettempdir()) / "kfp-foundry" / "models"
     return preferred if os.access(preferred, os.W_OK) else Path(tempfile.gettempdir()) / "kfp-foundry" / "models"
+
+
+def _check_digest(path: Path, found: "ModelVersion") -> None:
+    """Raises `IntegrityError` when the folder is another model than the one that was registered; `ModelFolder.open` checks the files."""
+    from kfp_foundry.components.common.artifacts.model import ModelFolder
+
+    wanted = found.tags.get(DIGEST_TAG)
+    if wanted and ModelFolder.open(path, check=False).digest != wanted:
+        raise IntegrityError(
+            f"not the model {wanted} that was registered", where=f"{found.name} version {found.version}, {path}", remedy="register it again"
+        )
 
 
 def _whole(folder: Path) -> bool:
