@@ -83,7 +83,7 @@ def test_the_record_holds_inputs_states_times_outputs_and_versions(execute):
     assert (record["state"], record["exit_code"], len(record["yaml_sha256"])) == ("succeeded", 0, 64)
     step = record["steps"]["talk"]
     assert step["started"] <= step["ended"] <= record["ended"]
-    assert step["outputs"]["artifacts"]["report"][0]["uri"] == str(result.folder / "steps/talk/report")
+    assert step["outputs"]["artifacts"]["report"][0]["uri"] == str(result.folder / "steps/talk/report.html")
 
 
 def test_logs_are_plain_files_and_the_temporary_folder_is_gone(execute):
@@ -130,7 +130,7 @@ def test_the_summary_names_the_final_report_the_endpoint_and_its_curl_line(execu
     (tmp_path / "home/mlflow.db").touch()
     result = execute(serving)
     assert dict(summary(result)) == {
-        "report": str(result.folder / "steps/write-report/report"),
+        "report": str(result.folder / "steps/write-report/report.html"),
         "endpoint": "http://127.0.0.1:8090 (model flights)",
         "try it": "curl -s http://127.0.0.1:8090/v2/models/flights/infer",
         "mlflow": f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/home/mlflow.db",

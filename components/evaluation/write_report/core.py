@@ -99,6 +99,7 @@ def summarise(told: Run) -> dict[str, Any]:
         "name": told.endpoint.name,
         "outcome": outcome(told),
         "reason": sentence(told),
+        "primary": told.evaluation.primary,
         "metrics": {name: metric.value for name, metric in told.evaluation.metrics.items() if metric.value is not None},
         "version": str(told.registration.get("version", "")),
         "champion": told.champion,
@@ -118,7 +119,7 @@ def sentence(told: Run) -> str:
     if told.comparison.outcome == "fail":
         return f"The champion stays{f' (version {told.champion})' if told.champion else ''}: {told.comparison.reason}"
     if told.promoted and told.registration.get("version"):
-        return f"Version {told.registration['version']} is the champion. {told.comparison.reason}"
+        return f"Version {told.registration['version']} serves. {told.comparison.reason}"
     return told.comparison.reason
 
 

@@ -54,7 +54,7 @@ class RunResult:
     Example:
         >>> result = run_pipeline(Path("pipeline.yaml"), {"source": "customers.csv"})
         >>> result.exit_code, result.output("train-model", "model")
-        (0, PosixPath('/work/.kfp-foundry/runs/train-and-deploy-20261121-140024-5f1c/steps/train-model/model'))
+        (0, PosixPath('.kfp-foundry/runs/train-and-deploy-20261121-140024-5f1c/steps/train-model/model'))
     """
 
     folder: Path

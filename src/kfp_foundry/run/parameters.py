@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from kfp_foundry.components.common.errors import UserError, close_names
+from kfp_foundry.run.values import as_on_cluster
 
 Definitions = dict[str, dict[str, Any]]
 
@@ -142,7 +143,7 @@ def _typed(name: str, value: Any, kind: str) -> Any:
         return _text(value)
     if (kind == "LIST" and isinstance(value, (list, tuple))) or (kind == "STRUCT" and isinstance(value, dict)):
         try:
-            return json.loads(json.dumps(value, allow_nan=False, default=_text))
+            return as_on_cluster(json.loads(json.dumps(value, allow_nan=False, default=_text)))
         except (TypeError, ValueError) as error:
             raise _wrong(name, value, kind) from error
     if kind not in _WORDS:  # a task configuration and the like, which only a backend gives

@@ -99,6 +99,7 @@ class Runner:
             outputs, changes = taken
             self._update(name, **changes)
             return outputs
+        self._folder.record["steps"][name] = {}  # nothing of an earlier attempt stays
         started = time.monotonic()
         self._update(name, state="running", started=now(), key=key, log=str((step.folder / LOG).relative_to(self._folder.path)))
         outputs = await self._execute(step, task.get("retryPolicy", {}))

@@ -16,6 +16,7 @@ LOG = "log.txt"
 OUTPUT = "executor_output.json"
 PARAMETERS = ".parameters"
 WITHOUT_FILE = ("system.Metrics", "system.ClassificationMetrics", "system.SlicedClassificationMetrics")
+ENDINGS = {"system.HTML": ".html", "system.Markdown": ".md"}
 NEARLY_FULL = 1_000_000  # bytes free, below which a failure is put down to the disk
 TAIL = 64_000  # bytes of a log that are searched for its last line
 
@@ -72,7 +73,7 @@ class Step:
         """The inputs and the places for outputs (KFP's `ExecutorInput`)."""
         declared = self.component.get("outputDefinitions", {})
         artifacts = {
-            name: {"artifacts": [Artifact(name, str(self.folder / name), definition["artifactType"]).to_dict()]}
+            name: {"artifacts": [Artifact(name, self.place(name, definition), definition["artifactType"]).to_dict()]}
             for name, definition in declared.get("artifacts", {}).items()
         }
         return {
@@ -86,6 +87,10 @@ class Step:
                 "outputFile": str(self.folder / OUTPUT),
             },
         }
+
+    def place(self, name: str, definition: Record) -> str:
+        """Where an output artifact is written; a page gets the ending that browsers go by."""
+        return str(self.folder / name) + ENDINGS.get(definition["artifactType"].get("schemaTitle", ""), "")
 
     def imported(self) -> Values:
         """The output of an importer: the artifact at an address, taken as it is.
@@ -247,5 +252,5 @@ def _artifact(step: Step, name: str, definition: Record, record: Record) -> Arti
         _finite(step, value, f"metadata {key!r} of output {name!r}")
         if value is None:
             raise _unusable(step, f"metadata {key!r} of output {name!r} is None, which no cluster takes", "leave it out")
-    uri = record.get("custom_path") or record.get("uri") or str(step.folder / name)
+    uri = record.get("custom_path") or record.get("uri") or step.place(name, definition)
     return Artifact(name, uri, definition["artifactType"], as_on_cluster(metadata))

@@ -19,9 +19,15 @@ def summary(run: RunResult) -> list[tuple[str, str]]:
         run: How the run ended.
 
     Returns:
-        Pairs such as `("report", "/work/.kfp-foundry/runs/.../report")`, in the order in which they are shown.
+        Pairs such as `("report", ".kfp-foundry/runs/.../report.html")`, in the order in which they are shown.
     """
     lines: list[tuple[str, str]] = []
+    told = find_summary(run)
+    if told:
+        lines.append(("result", str(told.get("reason", ""))))
+        metrics = told.get("metrics", {})
+        ranked = sorted(metrics, key=lambda name: name != told.get("primary"))
+        lines.append(("metrics", ", ".join(f"{name} {metrics[name]:.4g}" for name in ranked)))
     lines += [(title, str(path)) for title, path in reports(run)]
     endpoint = find_endpoint(run)
     if endpoint is not None:
@@ -44,6 +50,14 @@ def reports(run: RunResult) -> list[tuple[str, Path]]:
                 found.append((step, artifact.path))
     final = [("report", path) for step, path in found if step.split("/")[-1] == REPORT]
     return final or [(f"report of {step}", path) for step, path in found]
+
+
+def find_summary(run: RunResult) -> dict[str, Any] | None:
+    """What the step that writes the final report says of the run: outcome, reason, metrics; None when there is no such step."""
+    for step, artifacts in _artifacts(run).items():
+        if step.split("/")[-1] == REPORT:
+            return next((record for a in artifacts if a.name == "summary" and (record := _json(a.path))), None)
+    return None
 
 
 def find_endpoint(run: RunResult) -> dict[str, Any] | None:
