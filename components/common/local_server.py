@@ -2,8 +2,8 @@
 
 Each endpoint has a folder `<home>/endpoints/<name>/`: `endpoint.json` (who serves, and on which port), `revisions/rN/` (a copy of
 the model and the server's log), `payloads/` (the payload log) and `lock`. A new model starts beside the one that serves, as the
-candidate with a port of its own. `promote` makes it listen on the endpoint's port too, and only then ends the old one: no request
-is refused, and the address stays. `discard` ends the candidate, and the old one serves on.
+candidate with a port of its own. `promote` makes it listen on the endpoint's port too and ends the old one when that has answered
+what had come to it: no new connection is refused, and the address stays. `discard` ends the candidate, and the old one serves on.
 """
 
 import datetime as dt
@@ -18,10 +18,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -39,6 +39,7 @@ PORTS = range(8090, 8190)  # where an endpoint gets its address when nobody asks
 READY_SECONDS = 60.0
 LOCK_SECONDS = 120.0
 HANDOVER_SECONDS = 10.0
+SETTLE_SECONDS = 0.1  # in which the old server reads what callers sent on connections that it has accepted already
 STOP_SECONDS = 15.0
 LOG_LINES = 15
 
@@ -343,42 +344,62 @@ def _drop(folder: Path, record: Record, role: Literal["current", "candidate", "r
 
 def _launch(folder: Path, record: Record, model: ModelFolder, threshold: float | None, port: int) -> Revision:
     serving = record.current is not None and record.current.alive
+    record.last += 1
+    home = folder / "revisions" / f"r{record.last}"
     with _listener(record, serving, port) as listener:
         own = int(listener.getsockname()[1])
         address = (port or record.port) if serving else own
-        record.last += 1
-        home = folder / "revisions" / f"r{record.last}"
+        command = _command(folder, home, record.name, model.digest, threshold)
+        command += ["--heir-of", str(address)] if address != own else []
         try:
             shutil.rmtree(home, ignore_errors=True)
             shutil.copytree(model.path, home / "model")
-            with (home / "server.log").open("wb") as output:
-                process = subprocess.Popen(
-                    _command(folder, home, record.name, model.digest, threshold, listener, address if address != own else 0),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    cwd=home,
-                    env=_environment(),
-                    pass_fds=[listener.fileno()],
-                    start_new_session=True,
-                )
+            pid, permit = _spawn(command, home, listener)
         except OSError as error:
             shutil.rmtree(home, ignore_errors=True)
             raise unwritable(home, error) from error
-    revision = Revision(
-        number=record.last,
-        digest=model.digest,
-        threshold=threshold,
-        pid=process.pid,
-        token=processes.started_at(process.pid),
-        port=own,
-        address=address,
-        since=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-    )
-    record.candidate = revision
-    record.port = record.port or address
-    _save(folder, record)
+    with permit:
+        revision = Revision(
+            number=record.last,
+            digest=model.digest,
+            threshold=threshold,
+            pid=pid,
+            token=processes.started_at(pid),
+            port=own,
+            address=address,
+            since=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        )
+        record.candidate = revision
+        record.port = record.port or address
+        _save(folder, record)
+        with suppress(BrokenPipeError):  # it ended already; the wait for it says why
+            permit.write(b"1")
+            permit.flush()
     return revision
+
+
+def _spawn(command: list[str], home: Path, listener: socket.socket) -> tuple[int, IO[bytes]]:
+    """Starts a server in a session of its own; it serves once a byte is written to the file returned."""
+    reading, writing = os.pipe()
+    fds = [listener.fileno(), reading]
+    try:
+        with (home / "server.log").open("wb") as output:
+            process = subprocess.Popen(
+                [*command, "--fd", str(fds[0]), "--permit-fd", str(fds[1])],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=home,
+                env=_environment(),
+                pass_fds=fds,
+                start_new_session=True,
+            )
+    except BaseException:
+        os.close(writing)
+        raise
+    finally:
+        os.close(reading)
+    return process.pid, os.fdopen(writing, "wb")
 
 
 def _listener(record: Record, serving: bool, port: int) -> socket.socket:
@@ -394,15 +415,16 @@ def _listener(record: Record, serving: bool, port: int) -> socket.socket:
     return ports.first_free(PORTS)
 
 
-def _command(folder: Path, home: Path, name: str, digest: str, threshold: float | None, listener: socket.socket, heir_of: int) -> list[str]:
+def _command(folder: Path, home: Path, name: str, digest: str, threshold: float | None) -> list[str]:
     words = [sys.executable, "-m", "kfp_foundry.server", "--model", str(home / "model"), "--name", name, "--digest", digest]
-    words += ["--fd", str(listener.fileno()), "--payload-log", str(folder / "payloads")]
-    words += ["--heir-of", str(heir_of)] if heir_of else []
+    words += ["--payload-log", str(folder / "payloads")]
     return words + (["--threshold", repr(threshold)] if threshold is not None else [])
 
 
 def _environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if key not in SECRET_KEYS and key != "_KFP_RUNTIME"}
+    # A server needs no credentials, and it outlives the temporary folder of its run.
+    left_out = {*SECRET_KEYS, "_KFP_RUNTIME", "TMPDIR"}
+    kept = {key: value for key, value in os.environ.items() if key not in left_out}
     return kept | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -447,6 +469,7 @@ def _hand_over(record: Record, candidate: Revision) -> None:
                 candidate.address = candidate.port
                 return
             time.sleep(0.02)
+    time.sleep(SETTLE_SECONDS)
 
 
 def _endpoint(record: Record, revision: Revision, url: str = "") -> Endpoint:

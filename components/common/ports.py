@@ -4,14 +4,19 @@ A port is claimed alone and marked as shareable only afterwards. So a second cla
 asks to share (SO_REUSEPORT, the same user) joins it and can go on alone when the first one leaves.
 """
 
+import ctypes
 import errno
 import socket
+import struct
 from pathlib import Path
 
 from kfp_foundry.components.common.errors import PlatformError, UserError
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 2048
+
+_SO_ATTACH_REUSEPORT_CBPF = 51
+_BPF_RETURN = 0x06
 
 
 def claim(host: str, port: int) -> socket.socket:
@@ -32,14 +37,26 @@ def claim(host: str, port: int) -> socket.socket:
 
 
 def join(host: str, port: int) -> socket.socket:
-    """A listening socket on a port that another server of this user has claimed; new connections go to either of them.
+    """A listening socket on a port that another server of this user has claimed; from now on new connections go to this one.
+
+    The other one still answers what has come to it, and may then leave without losing a request.
 
     Raises:
         PlatformError: The port cannot be shared.
     """
     listener = _bind(host, port, share=True)
     listener.listen(BACKLOG)
+    _prefer(listener)
     return listener
+
+
+def _prefer(listener: socket.socket) -> None:
+    """Sends new connections to the second listener of the port (socket(7), SO_ATTACH_REUSEPORT_CBPF), not to either by chance.
+
+    The program is `return 1`. Once the first listener has left there is no second one, and Linux falls back to what is there.
+    """
+    program = ctypes.create_string_buffer(struct.pack("HBBI", _BPF_RETURN, 0, 0, 1))
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, struct.pack("HP", 1, ctypes.addressof(program)))
 
 
 def first_free(ports: range, host: str = LOOPBACK) -> socket.socket:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -35,6 +36,7 @@ class Options:
     port: int = 8080
     fd: int | None = None
     heir_of: int = 0
+    permit_fd: int | None = None
     digest: str = ""
     version: str = ""
     threshold: float | None = None
@@ -120,6 +122,7 @@ def serve(options: Options) -> None:
     model = _open(options)
     service = Service(model, options.name or model.contract.name, options.version, options.threshold, options.threads)
     disable_created_metrics()  # type: ignore[no-untyped-call]
+    _await_permit(options)
     metrics = Metrics()
     if options.payload_log is not None:
         limits = Limits(options.payload_log_rows, options.payload_log_seconds, options.payload_log_queue)
@@ -145,6 +148,15 @@ def _listener(options: Options) -> socket.socket:
         raise PlatformError(f"--fd {options.fd} is no socket", where="model server", remedy="pass an open listening socket") from error
 
 
+def _await_permit(options: Options) -> None:
+    """Waits until whoever started this process has put it on record, so that none is left behind that nobody knows."""
+    if options.permit_fd is None:
+        return
+    with os.fdopen(options.permit_fd, "rb") as permit:
+        if not permit.read(1):
+            raise PlatformError("whoever started this server ended before it could be put on record", where="model server", remedy="deploy again")
+
+
 def _open(options: Options) -> ModelFolder:
     if not options.model.is_dir():
         raise UserError("no such folder", where=f"model {options.model}", remedy="give the folder of a Model artifact")
@@ -164,6 +176,7 @@ def parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=Options.port, help="port; 0 takes any free one")
     add("--fd", type=int, help="serve on this inherited listening socket instead of --host and --port")
     add("--heir-of", type=int, default=Options.heir_of, metavar="PORT", help="on SIGUSR1 serve on this port too, beside the server that has it")
+    add("--permit-fd", type=int, metavar="FD", help="serve only after a byte has come through this inherited pipe")
     add("--digest", default=Options.digest, help="refuse any other model than this one, sha256:...")
     add("--version", default=Options.version, help="version in answers; the short digest by default")
     add("--threshold", type=float, help="probability from which the positive class is predicted; 0.5 by default")
