@@ -142,6 +142,12 @@ def test_any_few_rows_agree_with_scikit_learn(rows):
         assert found[name] == pytest.approx(expected[name], abs=1e-9), name
 
 
+def test_a_model_that_predicts_all_rows_alike_has_no_correlation_and_no_precision():
+    found = first(BinaryScores(np.array([True, False, False]), np.array([0.1, 0.2, 0.3]), 0.5))
+    assert (found["mcc"], found["f1"], found["recall"]) == (0.0, 0.0, 0.0)
+    assert np.isnan(found["precision"])
+
+
 def test_what_one_class_cannot_tell_is_undefined_and_the_rest_is_not():
     found = first(BinaryScores(np.zeros(5, dtype=bool), np.linspace(0.1, 0.3, 5), 0.5))
     assert np.isnan([found["auc"], found["recall"], found["balanced_accuracy"], found["mcc"]]).all()

@@ -109,7 +109,7 @@ class BinaryScores:
             "f1": _ratio(2 * tp, 2 * tp + fp + fn),
             "precision": _ratio(tp, tp + fp),
             "recall": recall,
-            "mcc": _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))),
+            "mcc": _correlation(tp, fp, fn, tn),
         }
 
     def _ranking(self, weights: Floats) -> tuple[Floats, Floats]:
@@ -292,6 +292,13 @@ def _weights(weights: Floats, counts: Floats | None) -> Floats:
     if counts is None:
         return weights[None, :]
     return counts if (weights == 1).all() else counts * weights
+
+
+def _correlation(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:
+    """Matthews correlation; 0, its limit, where all rows are predicted alike, and NaN where all are of one class."""
+    size = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    alike = ((tp + fp == 0) | (tn + fn == 0)) & (tp + fn > 0) & (tn + fp > 0)
+    return np.where(alike, 0.0, _ratio(tp * tn - fp * fn, size))
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -150,7 +150,9 @@ def _slices(report: Report, found: Evaluation) -> None:
     metric = catalogue.metric(found.task, found.primary)
     whole = found.metrics[found.primary].value
     worse = sum(each.standing == "worse" for each in found.slices)
-    note = f"The worst first. {worse} of {len(found.slices)} slices are worse than all rows by more than their interval; chance gives about {_chance(found)}."
+    note = (
+        f"The worst first. {worse} of {len(found.slices)} slices are worse than all rows beyond their interval; chance gives about {_chance(found)}."
+    )
     if found.slices_left_out:
         note += f" Slices with fewer than {MIN_ROWS} rows are not judged: {found.slices_left_out}."
     report.section("Slices", note)
