@@ -137,7 +137,8 @@ class Plan(_Frozen):
 
     def _scaled(self, numbers: np.ndarray, scaling: Scaling) -> list[np.ndarray]:
         missing = np.isnan(numbers)
-        standard = (np.where(missing, scaling.fill, numbers) - np.array(scaling.mean)) / np.array(scaling.scale)
+        with np.errstate(over="ignore"):
+            standard = (np.where(missing, scaling.fill, numbers) - np.array(scaling.mean)) / np.array(scaling.scale)
         return [*np.clip(standard, -FAR, FAR).T, *missing[:, scaling.flags].T.astype(np.float64)]
 
     def emit(self, graph: Graph, inputs: list[str]) -> str:

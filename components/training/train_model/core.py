@@ -136,7 +136,7 @@ def fit(train: DatasetFolder, validation: DatasetFolder, contract: Contract, opt
     trained = Trained(task, labels, contract.features, plan, fitted, calibrator)
     onnx, outputs = to_onnx(trained)
     spread = float(np.std(learned.target)) if task is Task.REGRESSION else 1.0
-    parity = gate(trained, onnx, outputs, (held if len(held) else learned).feed, spread, job.threads)
+    parity = gate(trained, onnx, outputs, (held if len(held) else learned).feed, spread)
     measured = scores.measure(task, held.target, trained.values(job.validation.matrix), held.weights) if len(held) else {}
     return Result(trained, onnx, outputs, params, parity, measured, _importance(fitted, plan.sources, contract.features), learned, held)
 

@@ -65,13 +65,13 @@ def to_onnx(trained: Trained) -> tuple[bytes, list[str]]:
     return graph.model().SerializeToString(deterministic=True), outputs
 
 
-def gate(trained: Trained, onnx: bytes, outputs: list[str], held_out: parity.Feed, spread: float, threads: int) -> Parity:
+def gate(trained: Trained, onnx: bytes, outputs: list[str], held_out: parity.Feed, spread: float) -> Parity:
     """Compares both forms on held-out rows and on broken ones.
 
     Raises:
         FoundryError: They differ by more than the tolerance.
     """
     positions: dict[object, int] = {label: position for position, label in enumerate(trained.labels)}
-    measured = parity.check(trained.native, parity.session_answers(onnx, outputs, positions, threads), held_out, spread)
+    measured = parity.check(trained.native, parity.session_answers(onnx, outputs, positions), held_out, spread)
     parity.refuse(measured)
     return measured

@@ -1,5 +1,6 @@
 """Fits LightGBM. Reference: Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree (NeurIPS 2017)."""
 
+import re
 from typing import Any
 
 import lightgbm as lgb
@@ -12,6 +13,8 @@ from kfp_foundry.components.common.onnx.heads import Link
 from kfp_foundry.components.training.train_model.learner import Examples, Fitted, Job
 
 LOSSES = {Task.BINARY: ("binary", "binary_logloss"), Task.MULTICLASS: ("multiclass", "multi_logloss"), Task.REGRESSION: ("regression", "l2")}
+# The loss is summed by threads, so its last bits depend on how many there are: neither the round that is kept nor the page may.
+NO_GAIN = 1e-12
 EXPONENTIAL = ("poisson", "gamma", "tweedie")  # objectives whose scores are logarithms
 
 
@@ -27,7 +30,7 @@ def fit(job: Job) -> Fitted:
     curve: dict[str, dict[str, list[float]]] = {}
     callbacks = [lgb.record_evaluation(curve)]
     if job.stops_early and job.params.get("boosting") != "dart":  # dart changes earlier trees, so no earlier round can be kept
-        callbacks.append(lgb.early_stopping(job.early_stopping_rounds, verbose=False))
+        callbacks.append(lgb.early_stopping(job.early_stopping_rounds, verbose=False, min_delta=NO_GAIN))
     train = _dataset(job.train, job)
     sets, names = [train], ["train"]
     if len(job.validation):
@@ -37,7 +40,8 @@ def fit(job: Job) -> Fitted:
             _settings(job, objective, metric), train, job.params["num_iterations"], valid_sets=sets, valid_names=names, callbacks=callbacks
         )
     except (lgb.basic.LightGBMError, ValueError, TypeError) as error:
-        raise UserError(f"LightGBM refuses: {error}", where="train_model", remedy="correct `params`") from error
+        reason = re.sub(r" at \S+, line \d+ \.", "", str(error)).strip()  # without the place in the library's source
+        raise UserError(f"LightGBM refuses: {reason}", where="train_model", remedy="correct `params`") from error
     rounds = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
     text = _text(booster, rounds)
     kept = lgb.Booster(model_str=text)
@@ -47,7 +51,7 @@ def fit(job: Job) -> Fitted:
         link=_link(job.task, objective),
         native={"model.txt": text.encode()},
         importance=np.asarray(kept.feature_importance("gain"), dtype=np.float64),
-        curve={name: [float(value) for value in values[metric]] for name, values in curve.items() if metric in values},
+        curve={name: [float(f"{value:.12g}") for value in values[metric]] for name, values in curve.items() if metric in values},
         loss=metric,
         rounds=int(rounds),
     )
