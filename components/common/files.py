@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ def write_text(path: str | Path, text: str) -> None:
     except OSError as error:
         raise unwritable(final, error) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong is told above; the draft may not even have a folder
+            draft.unlink()
 
 
 def write_json(path: str | Path, value: Any) -> None:

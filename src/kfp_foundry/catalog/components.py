@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ CORE = "core.py"
 METADATA = "metadata.yaml"
 AREAS = ("ingestion", "validation", "features", "tuning", "training", "evaluation", "registry", "deployment", "monitoring")
 _TYPING = ("dsl.", "typing.")
+_OPTIONAL = re.compile(r"^Optional\[(.*)\]$")
+_PORT = re.compile(r"(Input|Output)\[(.*)\]")
 ERRORS = ("UserError", "DataError", "IntegrityError", "PlatformError", "GateRefused", "RowError")
 
 
@@ -180,11 +183,11 @@ def _ports(function: ast.FunctionDef, doc: docstrings.Docstring) -> tuple[list[P
     parameters, inputs, outputs = list[Parameter](), list[ArtifactPort](), list[ArtifactPort]()
     for argument, default in parameters_of(function):
         kind, text, name = type_text(argument.annotation), doc.args.get(argument.arg, ""), argument.arg
-        bare = kind.removeprefix("Optional[") if "Input[" in kind else kind
-        if bare.startswith("Input["):
-            inputs.append(ArtifactPort(name, bare.removeprefix("Input[").rstrip("]"), text, optional=default is not None))
-        elif bare.startswith("Output["):
-            outputs.append(ArtifactPort(name, bare.removeprefix("Output[").rstrip("]"), text))
+        port = _PORT.fullmatch(_OPTIONAL.sub(r"\1", kind))
+        if port and port[1] == "Input":
+            inputs.append(ArtifactPort(name, port[2], text, optional=default is not None))
+        elif port:
+            outputs.append(ArtifactPort(name, port[2], text))
         else:
             parameters.append(Parameter(name, kind, text, None if default is None else source(default)))
     return parameters, inputs, outputs
