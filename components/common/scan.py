@@ -14,7 +14,7 @@ from kfp_foundry.components.common.contract import Type
 from kfp_foundry.components.common.errors import PlatformError, UserError, close_names
 
 Engine = Literal["polars", "duckdb"]
-ROW = "row"  # the column of row numbers that `numbered` adds; the first row is 1
+ROW = "__row__"  # the column of row numbers that `numbered` adds; the first row is 1
 
 
 def open_scan(parts: Sequence[Path], engine: str = "polars") -> nw.LazyFrame[Any]:
@@ -57,9 +57,7 @@ def aggregate(table: nw.LazyFrame[Any], measures: Mapping[str, nw.Expr]) -> dict
 
 
 def numbered(table: nw.LazyFrame[Any]) -> nw.LazyFrame[Any]:
-    """The table with its row numbers, from 1, in a column `ROW`; a column of that name is replaced."""
-    if ROW in table.collect_schema().names():
-        table = table.drop(ROW)
+    """The table with its row numbers, from 1, in a column `ROW`."""
     native = table.to_native()
     if isinstance(native, pl.LazyFrame):
         return nw.from_native(native.with_row_index(ROW, offset=1))

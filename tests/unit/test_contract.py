@@ -1,6 +1,7 @@
 """Contract: one YAML file that is read strictly, written briefly, and answers which column is what."""
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -70,6 +71,11 @@ def test_any_contract_survives_its_file(fields):
 def test_a_wrong_file_is_refused_with_the_place(text, message):
     with pytest.raises(UserError, match=message):
         Contract.parse(text)
+
+
+def test_the_example_of_the_documentation_is_a_contract():
+    page = (Path(__file__).parents[2] / "docs" / "contract.md").read_text(encoding="utf-8")
+    assert Contract.parse(page.split("```yaml\n")[1].split("```")[0]).target == "Churn"
 
 
 def test_a_missing_file_is_named(tmp_path):

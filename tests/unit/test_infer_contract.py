@@ -258,6 +258,10 @@ def test_time_is_the_only_column_of_event_dates(people, columns, time):
     assert contract_of(table, "Churn").time == time
 
 
+def test_no_time_is_found_where_a_group_is_named(people):
+    assert contract_of(people, "Churn", group="city").time is None
+
+
 def test_an_identifier_that_repeats_becomes_the_group(people):
     table = people.select("age", "Churn").with_columns(user_id=pl.int_range(N) % 300 + 5_000_000)
     assert contract_of(table, "Churn").group == "user_id"

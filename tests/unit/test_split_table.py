@@ -198,3 +198,19 @@ def test_run_writes_three_datasets_with_their_facts(flights, flights_contract, a
     assert sum(DatasetFolder.open(part).facts.rows for part in parts.values()) == flights.height
     assert parts["test"].metadata["method"] == "time"
     assert parts["test"].metadata["source"] == "flights"
+    assert parts["train"].metadata["last_time"] < parts["validation"].metadata["first_time"] < parts["test"].metadata["first_time"]
+
+
+def test_columns_of_any_type_can_be_hashed(flights_contract):
+    table = pl.LazyFrame(
+        {
+            "tags": [["a"], ["b", "c"], None, []] * 25,
+            "place": [{"x": n, "y": None} for n in range(100)],
+            "blob": [b"x", None] * 50,
+            "nothing": [None] * 100,
+            "clock": pl.Series(range(100), dtype=pl.Duration("us")),
+            "late": [True, False] * 50,
+        }
+    )
+    contract = Contract.parse("{task: binary, fields: [{name: late, type: boolean, role: target}]}")
+    assert split_table(table, contract, "random", SHARES, seed=7).sizes == {"train": 70, "validation": 10, "test": 20}

@@ -253,6 +253,13 @@ def test_the_identifier_stands_beside_a_failing_value(check):
     assert found.examples == [{"row": 1, "id": 1, "n": 10}]
 
 
+def test_a_column_called_row_is_told_from_the_row_number(check):
+    agreed = Contract.parse("fields: [{name: row, type: integer, constraints: {maximum: 3, unique: true}}]")
+    table = pl.DataFrame({"row": [3, 4, 3]})
+    assert check("row: range", agreed, table).examples == [{"row": 2, "row (column)": 4}]
+    assert check("row: unique", agreed, table).examples == [{"row": 1, "row (column)": 3, "times": 2}]
+
+
 def test_examples_are_bounded(flights, flights_contract):
     broken = yaml.safe_load(flights_contract.dump())
     broken["fields"][3]["constraints"] = {"enum": ["UA"]}

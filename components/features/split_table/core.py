@@ -36,6 +36,7 @@ class Split:
         sizes: Rows of each part.
         without_target: Rows left out because their target is missing.
         without_time: Rows put into train because their time is missing.
+        times: When split by time: part to its first and last time.
     """
 
     parts: dict[str, pl.LazyFrame]
@@ -43,6 +44,7 @@ class Split:
     sizes: dict[str, int]
     without_target: int
     without_time: int
+    times: dict[str, tuple[Any, Any]]
 
 
 @step
@@ -65,6 +67,9 @@ def run(
     for name, rows in done.parts.items():
         DatasetFolder.write(parts[name], rows, source=dataset)
         parts[name].metadata.update(part=name, method=done.method, share=done.sizes[name] / sum(done.sizes.values()))
+        if name in done.times:
+            first, last = (str(time) for time in done.times[name])
+            parts[name].metadata.update(first_time=first, last_time=last)
         log.info("%s: %s rows, split by %s", name, f"{done.sizes[name]:,}", done.method)
 
 
@@ -116,7 +121,13 @@ def split_table(table: pl.LazyFrame, contract: Contract, method: str, shares: Ma
         sizes=sizes,
         without_target=every - sum(sizes.values()),
         without_time=labelled.select(pl.col(str(contract.time)).null_count()).collect().item() if chosen == "time" else 0,
+        times=_times(labelled, str(contract.time), part) if chosen == "time" else {},
     )
+
+
+def _times(table: pl.LazyFrame, time: str, part: pl.Expr) -> dict[str, tuple[Any, Any]]:
+    ends = table.select(part.alias("part"), pl.col(time).alias("time")).group_by("part").agg(first=pl.col("time").min(), last=pl.col("time").max())
+    return {name: (first, last) for name, first, last in ends.collect(engine="streaming").iter_rows()}
 
 
 def _check_shares(shares: Mapping[str, float]) -> None:

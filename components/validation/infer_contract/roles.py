@@ -69,7 +69,7 @@ def assign(columns: Mapping[str, Profile], wishes: Wishes) -> dict[str, Assigned
 
     A wish is fulfilled. Otherwise: a column without information, or of no plain type, is ignored; one whose values are all
     different, and are texts, running numbers or named like an identifier, is an id; the only column of event dates is the
-    time; a text of which almost every value stands once is ignored; the rest are features.
+    time, unless a group is named; a text of which almost every value stands once is ignored; the rest are features.
 
     Args:
         columns: Their profiles.
@@ -83,7 +83,7 @@ def assign(columns: Mapping[str, Profile], wishes: Wishes) -> dict[str, Assigned
         _check_possible(columns[name], role)
     roles = {name: Assigned(wished[name], "as asked for" if wished[name] is not Role.TARGET else "") for name in columns if name in wished}
     roles |= {name: _found(column) for name, column in columns.items() if name not in wished}
-    if Role.TIME not in wished.values():
+    if Role.TIME not in wished.values() and not wishes.group:  # who names a group wants to split by it
         _find_time(columns, roles)
     groups = [name for name, assigned in roles.items() if assigned.role is Role.GROUP]
     for name in groups:

@@ -118,7 +118,7 @@ def _show(rows: nw.LazyFrame[Any], broken: list[tuple[Question, Check]], ids: li
             selections.append(table.filter(question.broken).select(*names))
             shown.append(check)
     for check, found in zip(shown, scan.first_rows(selections, limit), strict=True):
-        check.examples = [{name: _plain(value) for name, value in row.items()} for row in found]
+        check.examples = [_example(row) for row in found]
     for question, check in broken:
         if question.repeated:
             check.examples = _repeated(table, question.repeated, limit)
@@ -126,11 +126,16 @@ def _show(rows: nw.LazyFrame[Any], broken: list[tuple[Question, Check]], ids: li
 
 def _repeated(table: nw.LazyFrame[Any], names: tuple[str, ...], limit: int) -> list[dict[str, Any]]:
     """The first values that stand in several rows, each with its first row and how often it stands there."""
-    times, row = "times", scan.ROW
+    times, row = "times" if "times" not in names else "times over", scan.ROW
     present = table.filter(~nw.all_horizontal(*(nw.col(name).is_null() for name in names), ignore_nulls=False))
     grouped = present.group_by(*names).agg(nw.len().alias(times), nw.col(row).min())
-    found = scan.first_rows([grouped.filter(nw.col(times) > 1).sort(row)], limit)[0]
-    return [{key: _plain(value) for key, value in ({row: item[row]} | item).items()} for item in found]
+    return [_example(item) for item in scan.first_rows([grouped.filter(nw.col(times) > 1).sort(row)], limit)[0]]
+
+
+def _example(found: dict[str, Any]) -> dict[str, Any]:
+    """A row to show: its number as `row`, then its values; a column of that name is told apart."""
+    values = {name if name != "row" else "row (column)": _plain(value) for name, value in found.items() if name != scan.ROW}
+    return {"row": found[scan.ROW]} | values
 
 
 def _plain(value: Any) -> Any:
