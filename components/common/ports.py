@@ -8,6 +8,8 @@ import ctypes
 import errno
 import socket
 import struct
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from kfp_foundry.components.common.errors import PlatformError, UserError
@@ -105,13 +107,22 @@ def holder(port: int) -> str:
     """Who listens on a port, as ` by process 4711 (python -m ...)`; empty where this user may not see it."""
     inodes = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(str(link.readlink()) in inodes for link in (folder / "fd").iterdir()):
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                return f" by process {folder.name} ({command[:120]})"
-        except OSError:
-            continue  # another user's process, or one that has just ended
+        if inodes.isdisjoint(_open_files(folder)):
+            continue
+        with suppress(OSError):
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            return f" by process {folder.name} ({command[:120]})"
     return ""
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    try:
+        links = list((process / "fd").iterdir())
+    except OSError:
+        return  # another user's process, or one that has just ended
+    for link in links:
+        with suppress(OSError):  # closed since
+            yield str(link.readlink())
 
 
 def _listening_inodes(port: int) -> list[str]:

@@ -4,6 +4,7 @@ import polars as pl
 
 from kfp_foundry.components.common import rows
 from kfp_foundry.components.common.contract import Contract, Type
+from kfp_foundry.components.common.errors import DataError, close_names
 
 KIND = "kind"
 WITH_MISSING = 50  # test rows with a missing value that are taken beside the evenly spread ones
@@ -26,7 +27,11 @@ def choose(test: pl.LazyFrame, contract: Contract, count: int) -> tuple[pl.DataF
     """
     features = contract.features
     required = [field.name for field in contract.feature_fields if field.constraints.required]
-    present = test.select([name for name in test.collect_schema().names() if name in features])
+    there = test.collect_schema().names()
+    absent = [name for name in features if name not in there]
+    if absent:
+        raise DataError(f"no column {absent[0]!r}", where="test rows", remedy=close_names(absent[0], there))
+    present = test.select(features)
     known = present.drop_nulls(required) if required else present
     height = int(known.select(pl.len()).collect().item())
     spread = known.gather_every(max(1, height // count)).head(count).collect()
