@@ -1,6 +1,7 @@
 """The pipelines: their parameters from `pipeline.py`, their steps from the compiled `pipeline.yaml`."""
 
 import ast
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ class Pipeline:
         Raises:
             DataError: It has never been compiled.
         """
-        return steps(Compiled.load(self.yaml))
+        changed = self.yaml.stat().st_mtime_ns if self.yaml.exists() else 0
+        return list(_steps_of(self.yaml, changed))
 
 
 def root() -> Path:
@@ -140,6 +142,12 @@ def steps(compiled: Compiled) -> list[Step]:
     for name in tasks:
         place(name)
     return list(placed.values())
+
+
+@functools.lru_cache(maxsize=32)
+def _steps_of(file: Path, changed: int) -> tuple[Step, ...]:
+    """The steps of a compiled pipeline as it was at a time; examples ask for the same ones again and again."""
+    return tuple(steps(Compiled.load(file)))
 
 
 def upstream(task: dict[str, Any]) -> list[str]:
