@@ -304,6 +304,27 @@ def test_retries_are_made_and_their_logs_kept(execute, tmp_path):
 
 
 @component
+def explain(file: str):
+    import sys
+    from pathlib import Path
+
+    with Path(file).open("a") as opened:
+        opened.write("x")
+    print("error: customers.csv: there is no such file; check the path", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def test_a_mistake_that_the_step_explains_is_not_tried_again(execute, tmp_path):
+    @dsl.pipeline
+    def explains(file: str):
+        explain(file=file).set_retry(num_retries=2)
+
+    result = execute(explains, file=str(tmp_path / "count"))
+    assert result.error.startswith("step explain: customers.csv: there is no such file; check the path; log: ")
+    assert (tmp_path / "count").read_text() == "x"
+
+
+@component
 def meet(mine: str, other: str) -> str:
     import time
     from pathlib import Path

@@ -136,7 +136,7 @@ class Runner:
             try:
                 return await step.execute_in(self._group, self._env, attempt).outputs()
             except StepFailed as failure:
-                if attempt == last or failure.refused or self.stopped:
+                if attempt == last or failure.refused or failure.explained or self.stopped:
                     raise
                 self._update(step.name, attempts=attempt + 1, error=str(failure))
             await asyncio.sleep(min(pause, longest))

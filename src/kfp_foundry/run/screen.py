@@ -87,7 +87,7 @@ class LiveScreen:
 
 
 class PlainScreen:
-    """One line per step that starts or ends, for logs and pipes."""
+    """One line per step that starts or ends, for logs and pipes; what is skipped is not told."""
 
     def start(self, folder: "RunFolder") -> None:
         """Says which run this is."""
@@ -95,7 +95,7 @@ class PlainScreen:
 
     def changed(self, name: str, step: Record) -> None:
         """Says what changed."""
-        if step["state"] != "waiting":
+        if step["state"] not in ("waiting", "skipped"):
             attempt = f" (attempt {step['attempts']})" if step["state"] == "running" and step.get("attempts", 1) > 1 else ""
             seconds = _seconds(step.get("seconds")) if step["state"] == "done" else ""
             say(f"{datetime.now():%H:%M:%S}  {step['state'] + attempt:<11}  {name}  {seconds}".rstrip())

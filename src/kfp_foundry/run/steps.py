@@ -18,6 +18,7 @@ PARAMETERS = ".parameters"
 WITHOUT_FILE = ("system.Metrics", "system.ClassificationMetrics", "system.SlicedClassificationMetrics")
 ENDINGS = {"system.HTML": ".html", "system.Markdown": ".md"}
 NEARLY_FULL = 1_000_000  # bytes free, below which a failure is put down to the disk
+ERROR = "error: "  # how a step's one clear line begins
 TAIL = 64_000  # bytes of a log that are searched for its last line
 
 Record = dict[str, Any]
@@ -28,11 +29,14 @@ class StepFailed(FoundryError):
 
     Args:
         exit_code: Of its process; 0 when the process ended well, but what it wrote cannot be used.
+        explained: Whether the step itself said what is wrong, in a line `error: ...`. To try such a one again gives the same
+            line: what may pass by itself, such as a network that is down for a moment, is tried again inside the step.
     """
 
-    def __init__(self, what: str, *, where: str, remedy: str, exit_code: int = 1) -> None:
+    def __init__(self, what: str, *, where: str, remedy: str, exit_code: int = 1, explained: bool = False) -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.code = exit_code
+        self.explained = explained
 
     @property
     def refused(self) -> bool:
@@ -165,10 +169,11 @@ class Execution:
         if ended_by := signal_of(code):
             remedy = "perhaps for lack of memory; run again to go on from here" if ended_by.name == "SIGKILL" else "run again to go on from here"
             return StepFailed(f"killed by {ended_by.name}", where=where, remedy=remedy, exit_code=code)
-        what = last_line(log) or f"ended with exit code {code} and said nothing"
+        line = last_line(log)
+        what = line.removeprefix(ERROR) or f"ended with exit code {code} and said nothing"
         lost = [name for name, many in self.step.inputs.artifacts.items() for artifact in many if _lacks_file(artifact)]
         hint = f"its input {', '.join(lost)} was never written by the step before; " if lost else ""
-        return StepFailed(what, where=where, remedy=f"{hint}log: {log}", exit_code=code)
+        return StepFailed(what, where=where, remedy=f"{hint}log: {log}", exit_code=code, explained=line.startswith(ERROR))
 
 
 def _lacks_file(artifact: Artifact) -> bool:
@@ -180,7 +185,7 @@ def last_line(log: Path) -> str:
     with log.open("rb") as opened:
         opened.seek(max(0, log.stat().st_size - TAIL))
         lines = [line.strip() for line in opened.read().decode(errors="replace").splitlines() if line.strip()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    errors = [line for line in lines if line.startswith(ERROR)]
     return (errors or lines or [""])[-1]
 
 
