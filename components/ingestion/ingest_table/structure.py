@@ -22,7 +22,7 @@ from kfp_foundry.components.ingestion.ingest_table.bad_rows import BadRow, Quara
 from kfp_foundry.components.ingestion.ingest_table.dialect import Dialect
 
 BLOCK = 1 << 18  # bytes read at once; what is made of them fits into a core's cache, which is worth a third of the time
-LONGEST = 1 << 26  # bytes; a record beyond this is a quote that was never closed
+LONGEST = 1 << 24  # bytes; a record beyond this is a quote that was never closed
 JOINED = 1_000  # lines that one quoted field may span in an irregular block
 SAMPLE_FIRST, SAMPLE_LATER, SAMPLE_BYTES = 2_000, 4, 1 << 24
 NEWLINE, RETURN, QUOTE, ZERO, PLUS, MINUS, SPACE, TAB = b'\n\r"0+- \t'
@@ -36,6 +36,9 @@ _TELLING = np.zeros(256, dtype=bool)
 _TELLING[[ZERO, PLUS, MINUS, SPACE, TAB]] = True
 _BLANK = np.zeros(256, dtype=bool)
 _BLANK[[SPACE, TAB]] = True
+# The last byte of a value that needs a second look.
+_CLOSING = np.zeros(256, dtype=bool)
+_CLOSING[[RETURN, QUOTE, SPACE, TAB]] = True
 
 
 @dataclass
@@ -170,15 +173,17 @@ class _Pass:
         telling = np.flatnonzero(_TELLING[data[starts]])
         if len(telling):
             self._look(data, starts[telling], telling % self.width)
-        ends = places - 1
-        last = data[ends]  # of the very first value, if it is empty, this is some byte of the block's end: harmless
-        closed = (last == RETURN) | (last == QUOTE)
-        if closed.any():
-            last = data[ends - closed]
-            last = np.where(last == QUOTE, data[ends - closed - 1], last)
-        padded = np.flatnonzero(_BLANK[last] & (last != self.delimiter))
-        self.found.padded[padded % self.width] = True
+        closing = np.flatnonzero(_CLOSING[data[places - 1]])  # the very first value, if empty, sees the block's last byte: a newline
+        if len(closing):
+            self._look_back(data, places[closing] - 1, closing % self.width)
         self._keep(block, places)
+
+    def _look_back(self, data: Bytes, ends: Places, columns: Places) -> None:
+        last = data[ends]
+        for mark in (RETURN, QUOTE):  # the space of `"a "` and a carriage return stands before them
+            ends = ends - (last == mark)
+            last = data[ends]
+        self.found.padded[columns[_BLANK[last] & (last != self.delimiter)]] = True
 
     def _look(self, data: Bytes, starts: Places, columns: Places) -> None:
         first = data[starts]
