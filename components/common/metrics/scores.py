@@ -14,7 +14,8 @@ from kfp_foundry.components.common.contract import Task
 
 Floats = NDArray[np.float64]
 BINS = 15  # of the calibration error, as in Guo et al. 2017, "On Calibration of Modern Neural Networks"
-AUC_CLASSES = 12  # up to so many classes a replicate computes the AUC of each
+AUC_WORK = 20_000_000  # rows times classes up to which the AUC of each class is computed, once
+AUC_WORK_EACH = 200_000  # the same for every one of many sets of weights
 TINY = float(np.finfo(np.float64).eps)  # probabilities are kept this far from 0 and 1, as scikit-learn does
 
 
@@ -26,11 +27,12 @@ class Scores(Protocol):
 
     def __len__(self) -> int: ...
 
-    def metrics(self, counts: Floats | None = None) -> dict[str, Floats]:
+    def metrics(self, counts: Floats | None = None, ranking: bool = True) -> dict[str, Floats]:
         """Every metric of the task.
 
         Args:
             counts: How often each row counts, shape (sets, rows); None: once each.
+            ranking: Whether metrics that need the rows in order are among them; they cost the most.
 
         Returns:
             Metric name to values, shape (sets,); NaN where undefined.
@@ -91,16 +93,14 @@ class BinaryScores:
         parts = (truth & predicted, ~truth & predicted, truth & ~predicted, ~truth & ~predicted, losses, (self.probability - truth) ** 2)
         return np.stack([part.astype(np.float64) for part in parts], axis=1)
 
-    def metrics(self, counts: Floats | None = None) -> dict[str, Floats]:
+    def metrics(self, counts: Floats | None = None, ranking: bool = True) -> dict[str, Floats]:
         """Every metric of a binary model; see `Scores.metrics`."""
         weights = _weights(self.weights, counts)
         tp, fp, fn, tn, loss, squares = (weights @ self._parts).T
         total = weights.sum(axis=1)
         recall, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
-        auc, average_precision = self._ranking(weights)
-        return {
-            "auc": auc,
-            "average_precision": average_precision,
+        ranked = dict(zip(("auc", "average_precision"), self._ranking(weights), strict=True)) if ranking else {}
+        return ranked | {
             "log_loss": _ratio(loss, total),
             "brier": _ratio(squares, total),
             "ece": self._ece(weights, total),
@@ -116,16 +116,19 @@ class BinaryScores:
         """Area under the ROC curve (trapezoids) and average precision (steps), ties counted as one point."""
         if not len(self):
             return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-        ordered = weights[:, self.order]
-        every = np.cumsum(ordered, axis=1)[:, self.ends]
-        positive = np.cumsum(ordered * self.truth[self.order], axis=1)[:, self.ends]
-        negative = every - positive
-        positives, negatives = positive[:, -1], negative[:, -1]
-        gained = np.diff(positive, axis=1, prepend=0.0)
-        above = negatives[:, None] - negative + np.diff(negative, axis=1, prepend=0.0) / 2
-        area = _ratio((gained * above).sum(axis=1), positives * negatives)
+        positive, every = self._summed(weights)
         precision = np.divide(positive, every, out=np.zeros_like(every), where=every > 0)
-        return area, _ratio((gained * precision).sum(axis=1), positives)
+        gained = np.diff(positive, axis=1, prepend=0.0)
+        return _area(positive, every), _ratio((gained * precision).sum(axis=1), positive[:, -1])
+
+    def area(self, weights: Floats) -> Floats:
+        """Area under the ROC curve for each set of weights."""
+        return _area(*self._summed(weights)) if len(self) else np.full(len(weights), np.nan)
+
+    def _summed(self, weights: Floats) -> tuple[Floats, Floats]:
+        """Weight of the positives, and of all rows, down to each level of probability; shape (sets, levels)."""
+        ordered = weights[:, self.order]
+        return np.cumsum(ordered * self.truth[self.order], axis=1)[:, self.ends], np.cumsum(ordered, axis=1)[:, self.ends]
 
     @cached_property
     def _bin_starts(self) -> NDArray[np.int64]:
@@ -191,18 +194,16 @@ class MulticlassScores:
     def _versus_rest(self) -> list[BinaryScores]:
         return [BinaryScores(self.truth == k, self.probability[:, k], weights=self.weights) for k in range(self.classes)]
 
-    def confusion(self, weights: Floats) -> Floats:
-        """Weighted counts, shape (sets, classes, classes): rows are the truth, columns the prediction."""
-        cells = self.truth * self.classes + self.predicted
-        flat = [np.bincount(cells, weights=each, minlength=self.classes**2) for each in weights]
-        return np.stack(flat).astype(np.float64).reshape(-1, self.classes, self.classes)
-
-    def metrics(self, counts: Floats | None = None) -> dict[str, Floats]:
+    def metrics(self, counts: Floats | None = None, ranking: bool = True) -> dict[str, Floats]:
         """Every metric of a multiclass model; see `Scores.metrics`. Classes without a row do not count in means over classes."""
         weights = _weights(self.weights, counts)
         total = weights.sum(axis=1)
-        confusion = self.confusion(weights)
-        right, support, chosen = np.einsum("skk->sk", confusion), confusion.sum(axis=2), confusion.sum(axis=1)
+        hit = self.predicted == self.truth
+        right, support, chosen = (
+            self._per_class(weights * hit, self.truth),
+            self._per_class(weights, self.truth),
+            self._per_class(weights, self.predicted),
+        )
         f1 = np.divide(2 * right, support + chosen, out=np.full_like(right, np.nan), where=support + chosen > 0)
         recall = np.divide(right, support, out=np.full_like(right, np.nan), where=support > 0)
         loss, top_2, top_3 = (weights @ self._parts).T
@@ -212,15 +213,19 @@ class MulticlassScores:
             "f1_macro": _mean(f1),
             "f1_weighted": _ratio(np.nansum(f1 * support, axis=1), total),
             "log_loss": _ratio(loss, total),
-            "auc_ovr": self._auc(weights, counts is None),
             "top_2": _ratio(top_2, total),
         }
-        return found | ({"top_3": _ratio(top_3, total)} if self.classes > 3 else {})
+        ranked = {"auc_ovr": self._auc(weights, AUC_WORK if counts is None else AUC_WORK_EACH)} if ranking else {}
+        return found | ranked | ({"top_3": _ratio(top_3, total)} if self.classes > 3 else {})
 
-    def _auc(self, weights: Floats, once: bool) -> Floats:
-        if not once and self.classes > AUC_CLASSES:
+    def _per_class(self, weights: Floats, classes: NDArray[np.int64]) -> Floats:
+        """Sums of weights by class, shape (sets, classes)."""
+        return np.stack([np.bincount(classes, weights=each, minlength=self.classes) for each in weights]).astype(np.float64)
+
+    def _auc(self, weights: Floats, work: int) -> Floats:
+        if len(self) * self.classes > work:
             return np.full(len(weights), np.nan)
-        return _mean(np.stack([each._ranking(weights)[0] for each in self._versus_rest], axis=1))
+        return _mean(np.stack([each.area(weights) for each in self._versus_rest], axis=1))
 
 
 class RegressionScores:
@@ -263,7 +268,7 @@ class RegressionScores:
     def _by_size(self) -> NDArray[np.int64]:
         return np.argsort(np.abs(self.errors), kind="stable")
 
-    def metrics(self, counts: Floats | None = None) -> dict[str, Floats]:
+    def metrics(self, counts: Floats | None = None, ranking: bool = True) -> dict[str, Floats]:
         """Every metric of a regression; see `Scores.metrics`."""
         weights = _weights(self.weights, counts)
         total = weights.sum(axis=1)
@@ -292,6 +297,13 @@ def _weights(weights: Floats, counts: Floats | None) -> Floats:
     if counts is None:
         return weights[None, :]
     return counts if (weights == 1).all() else counts * weights
+
+
+def _area(positive: Floats, every: Floats) -> Floats:
+    """Trapezoids: a row is worth the positives above it and half of those beside it."""
+    negative = np.diff(every - positive, axis=1, prepend=0.0)
+    above = positive - np.diff(positive, axis=1, prepend=0.0) / 2
+    return _ratio((negative * above).sum(axis=1), positive[:, -1] * (every - positive)[:, -1])
 
 
 def _correlation(tp: Floats, fp: Floats, fn: Floats, tn: Floats) -> Floats:

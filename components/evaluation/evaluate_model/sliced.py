@@ -34,7 +34,7 @@ def judge_slices(scores: Scores, cuts: Sequence[Cut], whole: float | None, confi
 def _judge(scores: Scores, part: Part, all_rows: int, whole: float | None, confidence: float) -> SliceResult:
     metric = catalogue.metric(scores.task, "auto")
     found = analytic.primary(scores, confidence)
-    values = scores.metrics()
+    values = scores.metrics(ranking=False)
     aside = {**_levels(scores), **{other: finite(float(values[other][0])) for other in ASIDE[metric.name]}}
     return SliceResult(
         column=part.column,
