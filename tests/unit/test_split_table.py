@@ -71,10 +71,20 @@ def test_row_order_does_not_matter(flights, contract, method):
 
 
 def test_equal_rows_stay_together(flights, flights_contract):
-    doubled = pl.concat([flights, flights])
+    doubled = pl.concat([flights, flights[:2000]])
     for method in ("random", "stratified"):
         parts = collect(split(doubled.lazy(), flights_contract, method, SHARES, seed=7))
         assert parts["test"].join(parts["train"], on=flights.columns, how="semi", nulls_equal=True).is_empty()
+
+
+@pytest.mark.parametrize("method", ["stratified", "random"])
+def test_a_table_of_few_different_rows_is_split_too(flights, flights_contract, method):
+    few = flights.select("origin", "late")
+    contract = Contract.parse("{task: binary, fields: [{name: origin, type: string}, {name: late, type: boolean, role: target}]}")
+    done = split_table(few.lazy(), contract, method, SHARES, seed=7)
+    assert done.sizes["test"] == pytest.approx(0.2 * few.height, abs=2)
+    again = split(few.sample(fraction=1, shuffle=True, seed=1).lazy(), contract, method, SHARES, seed=7)
+    assert_frame_equal(done.parts["test"].collect(), again["test"].collect(), check_row_order=False)
 
 
 def test_the_seed_changes_the_rows_and_the_same_seed_does_not(flights, flights_contract):

@@ -2,7 +2,8 @@
 
 Every row has a key: its time, or a hash of its group, of its identifiers or of its content. Two cuts in the sorted keys
 make the three parts, so rows of equal key stay together, and neither the order of the rows nor the way they are read
-changes anything.
+changes anything. Where most rows equal another one, as in a table of a few categories, equal rows are taken for different
+observations, and each gets a key of its own.
 """
 
 import logging
@@ -170,6 +171,8 @@ def _column(method: str, contract: Contract) -> str:
 def _parts(table: pl.LazyFrame, contract: Contract, method: str, shares: Mapping[str, float], seed: int) -> pl.Expr:
     """The name of the part that a row belongs to, as an expression over the table."""
     key = pl.col(str(contract.time)).to_physical() if method == "time" else _hash(table, method, contract, seed)
+    if method in ("stratified", "random") and not contract.ids and _mostly_equal(table, key):
+        key = pl.struct(key.alias("content"), pl.int_range(pl.len()).over(key).alias("occurrence")).hash(seed)
     if method != "stratified":
         keys = table.select(key.alias("key")).drop_nulls().collect(engine="streaming")["key"]
         validation_from, test_from = (pl.lit(cut, dtype=keys.dtype) for cut in _cuts(keys.to_numpy(), shares, least=1))
@@ -179,6 +182,11 @@ def _parts(table: pl.LazyFrame, contract: Contract, method: str, shares: Mapping
         )
     # A missing time compares as missing, and falls through to train.
     return pl.when(key >= test_from).then(pl.lit("test")).when(key >= validation_from).then(pl.lit("validation")).otherwise(pl.lit("train"))
+
+
+def _mostly_equal(table: pl.LazyFrame, key: pl.Expr) -> bool:
+    rows, different = table.select(pl.len(), key.n_unique().alias("different")).collect(engine="streaming").row(0)
+    return bool(different < rows / 2)
 
 
 def _cuts_by_class(keys: pl.LazyFrame, target: str | None, shares: Mapping[str, float], seed: int) -> tuple[pl.Expr, pl.Expr]:

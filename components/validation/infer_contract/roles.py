@@ -12,6 +12,7 @@ from kfp_foundry.components.validation.infer_contract.profile import Profile
 EXACT = 2**53  # whole numbers beyond it lose digits in a model's float64 inputs
 _LONG_TEXT = 60  # characters on average, from which unique texts are prose and not identifiers
 _OWN_VALUE = 0.5  # different values per value, from which a text says nothing about other rows
+_REPEATS = 0.25  # the same, from which a column named like an identifier is one that repeats, and no code such as a region's
 _MANY = 50
 _ID_WORDS = {"id", "ids", "uuid", "guid", "key", "pk", "idx", "index", "rowid", "unnamed"}
 _BIRTH_WORDS = {"birth", "birthday", "birthdate", "dob", "born", "geburt", "geburtsdatum", "naissance", "nacimiento"}
@@ -130,11 +131,10 @@ def _found_text(column: Profile) -> Assigned:
         if (column.length or 0) > _LONG_TEXT:
             return Assigned(Role.IGNORE, "free text: long, and different in every row")
         return Assigned(Role.ID, "its text is different in every row")
-    if column.distinct_share > _OWN_VALUE:
-        if _named_id(column.name):
-            return Assigned(Role.GROUP, f"named like an identifier, and {percent(1 - column.distinct_share)} of its values repeat another")
-        if column.distinct > _MANY:
-            return Assigned(Role.IGNORE, f"almost every row has a text of its own ({column.distinct:,} different ones)")
+    if _named_id(column.name) and column.distinct_share > _REPEATS and column.distinct > _MANY:
+        return Assigned(Role.GROUP, f"named like an identifier, and {percent(1 - column.distinct_share)} of its values repeat another")
+    if column.distinct_share > _OWN_VALUE and column.distinct > _MANY:
+        return Assigned(Role.IGNORE, f"almost every row has a text of its own ({column.distinct:,} different ones)")
     return Assigned(Role.FEATURE)
 
 
@@ -146,7 +146,7 @@ def _found_number(column: Profile) -> Assigned:
         if column.is_unique:
             return Assigned(Role.ID, "its numbers are different in every row and too long for a quantity")
         return Assigned(Role.IGNORE, "its numbers have more digits than a model can tell apart (beyond 2^53)")
-    if _named_id(column.name) and column.distinct_share > _OWN_VALUE:
+    if _named_id(column.name) and column.distinct_share > _REPEATS and column.distinct > _MANY:
         if whole:
             return Assigned(Role.GROUP, f"named like an identifier, and {percent(1 - column.distinct_share)} of its values repeat another")
         return Assigned(Role.IGNORE, "named like an identifier, with almost a number of its own in every row")
