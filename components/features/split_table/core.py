@@ -60,13 +60,14 @@ def run(
 ) -> None:
     """Reads the artifacts, splits, and writes one Dataset artifact per part."""
     shares = {"validation": validation_share, "test": test_share}
-    done = split_table(DatasetFolder.open(dataset).scan(), Contract.load(contract.path), method, shares, seed)
+    folder = DatasetFolder.open(dataset)
+    done = split_table(folder.scan(), Contract.load(contract.path), method, shares, seed)
     if done.without_target:
         log.info("%s rows have no target value and are in no part", f"{done.without_target:,}")
     if done.without_time:
         log.info("%s rows have no time and are in train", f"{done.without_time:,}")
     for name, rows in done.parts.items():
-        DatasetFolder.write(parts[name], rows, source=dataset)
+        DatasetFolder.write(parts[name], rows, source=folder.facts.source)
         parts[name].metadata.update(part=name, method=done.method, share=done.sizes[name] / sum(done.sizes.values()))
         if name in done.times:
             first, last = (str(time) for time in done.times[name])
