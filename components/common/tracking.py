@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,15 +111,15 @@ class Tracking:
         """
         if not self.available:
             raise PlatformError("there is no MLflow", where="tracking", remedy=self.why)
-        _be_quiet()
-        from mlflow.tracking import MlflowClient
 
-        registry = os.environ.get("MLFLOW_REGISTRY_URI") or None
-        if self.database is None:
-            return self.call("connect", lambda: MlflowClient(self.uri, registry))
-        uri = self.uri if "?" in self.uri else f"{self.uri}?timeout={SQLITE_TIMEOUT}"
-        with lock(self.database.with_name(f".{self.database.name}.lock")):
-            return self.call("open the store", lambda: MlflowClient(uri, registry))
+        file = self.database
+        if file is None:
+            return self.call("connect", lambda: _connect(self.uri))
+        with lock(file.with_name(f".{file.name}.lock")):
+            if not file.exists():
+                self.call("make the store", lambda: _make_database(file))
+            uri = self.uri if "?" in self.uri else f"{self.uri}?timeout={SQLITE_TIMEOUT}"
+            return self.call("open the store", lambda: _connect(uri))
 
     def call(self, doing: str, work: Callable[[], T]) -> T:
         """Calls MLflow, again when it or the network has a bad moment; so `work` must be safe to repeat.
@@ -132,6 +133,7 @@ class Tracking:
         """
         import tenacity
 
+        _be_quiet()  # before `work` imports MLflow
         retry = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_passes),
             stop=tenacity.stop_after_attempt(ATTEMPTS) | tenacity.stop_after_delay(RETRY_SECONDS),
@@ -337,6 +339,31 @@ def lock(path: Path) -> Iterator[None]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _connect(uri: str) -> "MlflowClient":
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(uri, os.environ.get("MLFLOW_REGISTRY_URI") or None)
+
+
+def _make_database(file: Path) -> None:
+    """Makes a SQLite file with MLflow's tables, whole or not at all.
+
+    It is made in memory where the system allows: some hundred small transactions take 3 s there, and 10 s on a busy disk.
+    """
+    memory = Path("/dev/shm")
+    place = memory if os.access(memory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="kfp-foundry-", dir=place) as scratch:
+        _connect(f"sqlite:///{scratch}/mlflow.db")
+        draft = file.with_name(f".{file.name}.tmp")
+        try:
+            shutil.copyfile(f"{scratch}/mlflow.db", draft)
+            draft.replace(file)
+        except OSError as error:
+            raise unwritable(file, error) from error
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def _be_quiet() -> None:

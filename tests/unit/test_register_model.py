@@ -4,13 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from kfp import dsl
+from mlflow.tracking import MlflowClient
 
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.evaluation import Evaluation
@@ -159,39 +158,67 @@ def test_what_the_champion_is_comes_back_with_threshold_and_metrics(inputs, arti
     assert (found.version, found.digest, found.threshold, found.metrics["auc"]) == ("1", record["digest"], 0.4, 0.61)
 
 
-KILLED = """
-    import os, signal, sys
-    from mlflow.tracking import MlflowClient
-    real = getattr(MlflowClient, {method!r})
-    def die(*words, **more):
-        if {after}:
-            real(*words, **more)
-        os.kill(os.getpid(), signal.SIGKILL)
-    setattr(MlflowClient, {method!r}, die)
-    from kfp import dsl
-    from kfp_foundry.components.registry.register_model import core
-    given = {{name: dsl.Artifact(name=name, uri=uri) for name, uri in {uris!r}.items()}}
-    core.run(**given, model_name="flights", run_name="run-1", threshold=0.4, alias="challenger")
-"""
+def in_child(work) -> int:
+    """Runs `work` in a forked process (MLflow is imported already, so that costs nothing) and returns its wait status."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def ends(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.parametrize(
     ("method", "after", "versions_left"),
-    [("create_run", True, 0), ("log_artifacts", True, 0), ("create_model_version", True, 1)],
+    [
+        ("create_registered_model", False, 0),
+        ("create_run", True, 0),
+        ("log_artifacts", True, 0),
+        ("create_model_version", False, 0),
+        ("create_model_version", True, 1),
+        ("set_registered_model_alias", False, 1),
+    ],
 )
-def test_a_killed_step_leaves_no_half_version_and_goes_on_when_it_runs_again(inputs, artifact, method, after, versions_left):
+def test_a_killed_step_leaves_no_half_version_and_goes_on_when_it_runs_again(inputs, artifact, monkeypatch, method, after, versions_left):
     given = inputs()
-    uris = {name: item.path for name, item in given.items()} | {"registration": artifact("registration").path}
-    code = textwrap.dedent(KILLED.format(method=method, after=after, uris=uris))
-    killed = subprocess.run([sys.executable, "-c", code], env=dict(os.environ), capture_output=True, text=True, timeout=60)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not Path(uris["registration"]).exists()
+    real = getattr(MlflowClient, method)
+
+    def die(*words, **more):
+        if after:
+            real(*words, **more)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, method, die)
+        assert ends(in_child(lambda: register(given, artifact))) == -signal.SIGKILL
+    assert not Path(artifact("registration").path).exists()
     client = tracking().client
-    assert len(client.search_model_versions("name='flights'")) == versions_left
+    left = client.search_model_versions("name='flights'")
+    assert [version.tags["stage"] for version in left] == ["challenger"] * versions_left  # whole: its tags came with it
     assert register(given, artifact)["version"] == "1"
     runs = client.search_runs([client.get_experiment_by_name("kfp-foundry").experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"]
-    assert [str(v.version) for v in client.search_model_versions("name='flights'")] == ["1"]
+    assert [str(version.version) for version in client.search_model_versions("name='flights'")] == ["1"]
+    assert str(client.get_model_version_by_alias("flights", "challenger").version) == "1"
+
+
+def test_two_runs_at_once_on_the_embedded_store_both_succeed(inputs, artifact, tmp_path):
+    def three(first: int):
+        for number in range(first, first + 3):
+            core.run(**made[number], registration=registrations[number], model_name=f"m{number}", run_name="", threshold=0.5, alias="challenger")
+
+    made = {number: inputs(number / 10) for number in range(6)}
+    registrations = {number: artifact(f"registration{number}") for number in range(6)}
+    children = [in_child(lambda first=first: three(first)) for first in (0, 3)]
+    assert [ends(child) for child in children] == [0, 0]
+    assert sorted(model.name for model in tracking().client.search_registered_models()) == [f"m{number}" for number in range(6)]
 
 
 def test_two_at_once_register_one_version(inputs, artifact):

@@ -207,7 +207,8 @@ def register(store: Tracking, submission: Submission) -> Registration:
         version = known or store.call("make the version", lambda: _create(store, submission, run_id))
     number = str(version.version)
     tags = submission.event_tags | {"stage": "champion" if _is_champion(store, name, number) else submission.alias}
-    _tag(store, name, number, tags)
+    if known is not None:  # a new one was made with its tags
+        _tag(store, known, tags)
     store.call("set the alias", lambda: store.client.set_registered_model_alias(name, submission.alias, number))
     store.call("end the run", lambda: _end_run(store, run_id))
     return Registration(
@@ -278,9 +279,10 @@ def _is_champion(store: Tracking, name: str, version: str) -> bool:
     return current is not None and str(current.version) == version
 
 
-def _tag(store: Tracking, name: str, version: str, tags: dict[str, str]) -> None:
+def _tag(store: Tracking, version: "ModelVersion", tags: dict[str, str]) -> None:
     for key, value in sorted(tags.items()):
-        store.call(f"tag version {version}", partial(store.client.set_model_version_tag, name, version, key, value))
+        if version.tags.get(key) != value:
+            store.call(f"tag version {version.version}", partial(store.client.set_model_version_tag, version.name, str(version.version), key, value))
 
 
 def _damaged(store: Tracking, version: "ModelVersion") -> bool:
