@@ -47,6 +47,10 @@ def ingest_table(
         null_values: CSV texts that mean "missing"; if empty NA, N/A, n/a, #N/A, <NA>, NaN, nan, NULL, null, None, ? and \\N. An empty
             value is always missing.
         on_bad_rows: `stop` at the first line that is not a row, or `quarantine` such lines and go on.
+
+    Returns:
+        rows: Rows of the table.
+        bad_rows: Lines that are no rows and were put aside.
     """
     from kfp_foundry.components.ingestion.ingest_table import core
 

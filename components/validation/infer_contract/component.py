@@ -44,6 +44,11 @@ def infer_contract(
         id_columns: Columns that identify rows, besides those that are found.
         ignore_columns: Columns that nothing may use.
         sensitive_columns: Columns that a model must not use, and over which it is judged.
+
+    Returns:
+        task: `binary`, `multiclass` or `regression`; empty without a target.
+        target: The column to predict; empty if there is none.
+        name: Name of the model to come.
     """
     from kfp_foundry.components.validation.infer_contract import core
 

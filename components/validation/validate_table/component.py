@@ -27,6 +27,9 @@ def validate_table(
         report: The same for people, with an overview of all columns.
         engine: What runs the pass: `polars`, or `duckdb`.
         examples: Failing rows to show per check.
+
+    Returns:
+        outcome: `pass`, `warn` or `fail`: the worst outcome of the checks.
     """
     from kfp_foundry.components.validation.validate_table import core
 
