@@ -32,7 +32,7 @@ def make_page(found: Evaluation, scores: Scores, importance: Mapping[str, float]
     tiles = {
         metric.title: found.metrics[metric.name].value for metric in catalogue.METRICS[found.task] if metric.name in catalogue.HEADLINES[found.task]
     }
-    report.facts(tiles | ({"Threshold": found.threshold.value} if found.threshold else {}) | {"Test rows": found.rows["judged"]})
+    report.facts(tiles | ({"Threshold": found.threshold.value} if found.threshold else {}))
     for note in found.notes:
         report.text(note)
     _quality(report, found)
@@ -66,7 +66,7 @@ def _quality(report: Report, found: Evaluation) -> None:
 def _binary(report: Report, found: Evaluation, scores: BinaryScores) -> None:
     if found.threshold and found.confusion:
         report.section("Threshold", found.threshold.reason)
-        report.figure(plots.matrix(found.confusion.matrix, found.confusion.labels, found.confusion.labels, "predicted", "true"), "Confusion matrix")
+        report.figure(plots.matrix(found.confusion.matrix, found.confusion.labels, found.confusion.labels, "prediction", "truth"), "Confusion matrix")
         if pr := found.curves.get("precision_recall"):
             chosen = {"chosen": found.threshold.value}
             fig = plots.lines({"precision": (pr.at, pr.y), "recall": (pr.at, pr.x)}, "threshold", upright=chosen, unit=True)
@@ -105,7 +105,7 @@ def _multiclass(report: Report, found: Evaluation, scores: MulticlassScores) -> 
         return
     matrix, labels = np.asarray(found.confusion.matrix), found.confusion.labels
     report.section("Classes")
-    report.figure(plots.matrix(matrix, labels, labels, "predicted", "true"), "Confusion matrix", note="Shades are shares of the true class.")
+    report.figure(plots.matrix(matrix, labels, labels, "prediction", "truth"), "Confusion matrix", note="Shades are shares of the true class.")
     right, support, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     top, hit = scores.probability.max(axis=1), (scores.predicted == scores.truth).astype(np.float64)
     parts = [part for part in np.array_split(np.argsort(top, kind="stable"), min(10, len(top))) if len(part)]
