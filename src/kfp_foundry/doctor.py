@@ -61,7 +61,7 @@ def python() -> Iterator[Finding]:
     """The interpreter."""
     found = f"{python_platform.python_version()} ({sys.executable})"
     try:
-        wanted = importlib.metadata.metadata(DISTRIBUTION).get("Requires-Python", "")
+        wanted = importlib.metadata.metadata(DISTRIBUTION)["Requires-Python"]
     except importlib.metadata.PackageNotFoundError:
         yield Finding("kfp-foundry", State.PROBLEM, "not installed, only its source is there", "pip install -e '.[dev]' in the checkout")
         return
