@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -120,8 +121,8 @@ def describe(folder: Path, source: str) -> DatasetFacts:
 def fingerprint(table: ds.Dataset) -> str:
     """SHA-256 over names, types and values, row order included; how the rows are cut into files and batches does not matter.
 
-    Each column has a digest of its values (a missing one counts as zero or empty), of which are missing, and of the lengths
-    of texts; each runs over the whole column, so that batches leave no trace.
+    Each column has a digest of its values (a missing one counts as zero or empty), of the rows in which they are missing, and of
+    the lengths of texts; each runs over the whole column, so that batches leave no trace.
     """
     with ThreadPoolExecutor(max_workers=2) as pool:
         columns = list(pool.map(lambda name: _column_digest(table, name), table.schema.names))
@@ -134,11 +135,15 @@ def fingerprint(table: ds.Dataset) -> str:
 
 def _column_digest(table: ds.Dataset, name: str) -> bytes:
     values, missing, lengths = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    row = 0
     for array in _arrays(table, name):
-        missing.update(pc.is_null(array).cast(pa.uint8()).to_numpy(zero_copy_only=False))
+        if array.null_count:
+            missing.update((np.flatnonzero(pc.is_null(array).to_numpy(zero_copy_only=False)) + row).tobytes())
+        row += len(array)
         if pa.types.is_large_string(array.type):
-            lengths.update(pc.binary_length(array.fill_null("")).to_numpy(zero_copy_only=False))
-            values.update(_text(array.fill_null("")))
+            texts = array.fill_null("") if array.null_count else array
+            lengths.update(pc.binary_length(texts).to_numpy(zero_copy_only=False))
+            values.update(_text(texts))
         else:
             values.update(_numbers(array))
     return values.digest() + missing.digest() + lengths.digest()
@@ -171,4 +176,5 @@ def _numbers(array: pa.Array) -> memoryview:
         array = array.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
     elif pa.types.is_decimal(kind):
         array = array.cast(pa.float64())
-    return memoryview(array.fill_null(0).to_numpy(zero_copy_only=False))
+    filled = array.fill_null(0) if array.null_count else array
+    return memoryview(filled.to_numpy(zero_copy_only=False))
