@@ -125,6 +125,17 @@ def loop_over_named_output():
         text(x=item)
 
 
+def two_parts_of_an_item_in_one_text(items: list[dict[str, str]]):
+    with dsl.ParallelFor(items) as item:
+        text(x=f"{item.a}{item.b}")
+
+
+def parts_of_an_item(items: list[dict[str, str]]):
+    with dsl.ParallelFor(items) as item:
+        text(x=item.a)
+        text(x=item.b)
+
+
 def loop_over_output():
     with dsl.ParallelFor(texts().output) as item:
         text(x=item)
@@ -338,6 +349,7 @@ def test_a_hazard_is_found_with_its_place_and_a_remedy(function, rule, level, pl
         branches_over_uncached,
         loop_with_outer_parameter,
         loop_over_output,
+        parts_of_an_item,
         not_shadowed,
         nested_artifact_and_parameter,
         plain_conditions,
@@ -348,6 +360,11 @@ def test_a_hazard_is_found_with_its_place_and_a_remedy(function, rule, level, pl
 )
 def test_a_clean_pipeline_has_no_error_and_no_warning(function, tmp_path):
     assert [finding for finding in check(compiled(function, tmp_path)) if finding.level is not NOTE] == []
+
+
+def test_every_input_that_reads_what_is_not_there_is_found(tmp_path):
+    found = [finding.place for finding in check(compiled(two_parts_of_an_item_in_one_text, tmp_path)) if finding.rule == "dangling-input"]
+    assert found == ["root/for-loop-1: items-loop-item-subvar-a", "root/for-loop-1: items-loop-item-subvar-b"]
 
 
 def test_a_workspace_is_noted(tmp_path):

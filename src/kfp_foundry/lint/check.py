@@ -12,6 +12,7 @@ RULES: list[Callable[[Compiled], Iterator[Finding]]] = [
     graphs.nested,
     graphs.shadowed_defaults,
     graphs.inputs,
+    graphs.dangling,
     graphs.conditions,
     graphs.after_failures,
     values.texts,

@@ -190,6 +190,24 @@ def inputs(compiled: Compiled) -> Iterator[Finding]:
                 )
 
 
+def dangling(compiled: Compiled) -> Iterator[Finding]:
+    """Inputs that read what the graph around them does not have; kfp compiles two parts of a loop item in one text so."""
+    for graph, name, task in _tasks(compiled):
+        given = task.get("inputs", {})
+        known = set(graph.inputs.get("parameters", {})) | set(graph.inputs.get("artifacts", {}))
+        for key, source in {**given.get("parameters", {}), **given.get("artifacts", {})}.items():
+            outer = source.get("componentInputParameter") or source.get("componentInputArtifact")
+            producer = (source.get("taskOutputParameter") or source.get("taskOutputArtifact") or {}).get("producerTask")
+            if (outer and outer not in known) or (producer and producer not in graph.tasks):
+                yield Finding(
+                    "dangling-input",
+                    Level.ERROR,
+                    f"{graph.place}/{name}: {_plain(key)}",
+                    f"reads {_plain(outer or producer)!r}, which the graph around it does not have: the run fails everywhere",
+                    "pass the values one by one, and put them together inside the component",
+                )
+
+
 def conditions(compiled: Compiled) -> Iterator[Finding]:
     """Conditions whose texts break out of their quotes."""
     for graph, name, task in _tasks(compiled):
