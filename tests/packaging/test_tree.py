@@ -220,3 +220,11 @@ def test_the_real_kserve_is_imported_from_the_root_of_the_checkout():
     code = "import kserve; print(kserve.__file__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not Path(done.stdout.strip()).is_relative_to(ROOT / "kserve")
+
+
+def test_the_extras_that_errors_and_doctor_name_exist():
+    from kfp_foundry import doctor
+    from kfp_foundry.cli import main
+
+    extras = set(PROJECT["project"]["optional-dependencies"])
+    assert {*main.EXTRAS.values(), *doctor.LOOKED_AT} <= extras

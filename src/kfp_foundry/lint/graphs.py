@@ -196,8 +196,8 @@ def dangling(compiled: Compiled) -> Iterator[Finding]:
         given = task.get("inputs", {})
         known = set(graph.inputs.get("parameters", {})) | set(graph.inputs.get("artifacts", {}))
         for key, source in {**given.get("parameters", {}), **given.get("artifacts", {})}.items():
-            outer = source.get("componentInputParameter") or source.get("componentInputArtifact")
-            producer = (source.get("taskOutputParameter") or source.get("taskOutputArtifact") or {}).get("producerTask")
+            outer = source.get("componentInputParameter") or source.get("componentInputArtifact") or ""
+            producer = (source.get("taskOutputParameter") or source.get("taskOutputArtifact") or {}).get("producerTask", "")
             if (outer and outer not in known) or (producer and producer not in graph.tasks):
                 yield Finding(
                     "dangling-input",
