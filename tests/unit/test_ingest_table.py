@@ -62,6 +62,11 @@ def column(*values):
         (['"1,5"', '"2,25"'], pl.Float64, [1.5, 2.25]),
         (['"1,234"', '"5,678"'], pl.String, ["1,234", "5,678"]),
         (['"1,5"', '"1.5"'], pl.String, ["1,5", "1.5"]),
+        (['"1,234.5"', '"12"', '"1,234,567"'], pl.Float64, [1234.5, 12.0, 1234567.0]),
+        (['"1.234,5"', '"12"', '"1.234.567,25"'], pl.Float64, [1234.5, 12.0, 1234567.25]),
+        (['"1,234.5"', '"1,23"'], pl.String, ["1,234.5", "1,23"]),
+        (["192.168.100.200", "10.0.0.1"], pl.String, ["192.168.100.200", "10.0.0.1"]),
+        (["12e4567", "1e5"], pl.String, ["12e4567", "1e5"]),
         ([" 5", "6 ", "\t7"], pl.Int64, [5, 6, 7]),
         ([" a", '" b "'], pl.String, ["a", "b"]),
         (["1", "two"], pl.String, ["1", "two"]),
@@ -81,6 +86,10 @@ def test_a_column_gets_the_type_that_holds_every_value(ingest, values, dtype, ex
         ("7", "007", pl.String),
         ("7", "NA", pl.Int64),
         ("7.5", "NAN", pl.Float64),
+        ("7.5", "12e4567", pl.String),
+        ("7.5", "inf", pl.Float64),
+        ('"1,234.5"', '"1,23"', pl.String),
+        ('"1,5"', '"1.234,5"', pl.Float64),
         ("", "3", pl.Int64),
         ("true", "yes", pl.String),
         ("true", "1", pl.String),
@@ -132,6 +141,7 @@ def test_the_same_file_gives_the_same_bytes(ingest, tmp_path):
         ('\ufeff"a","b"\n1,x\n', [(1, "x")]),
         ("\n\n a , b \n1,x\n", [(1, "x")]),
         ("a;b\n1;x,y\n2;z\n", [(1, "x,y"), (2, "z")]),
+        ("sep=;\na;b\n1;x,y\n2;z\n", [(1, "x,y"), (2, "z")]),
         ("a\tb\n1\tx y\n2\t\n", [(1, "x y"), (2, None)]),
         ("a|b\n1|x\n", [(1, "x")]),
         ("a,b\r1,x\r2,y\r", [(1, "x"), (2, "y")]),
@@ -211,6 +221,10 @@ def test_the_scan_agrees_with_pythons_csv_module(rows, cut, block, tmp_path_fact
         ("", {}, r"table.csv: the file is empty"),
         ("\n\n", {}, r"table.csv: the file is empty"),
         ("a,b\n", {}, r"table.csv: has a header and no rows"),
+        ("*,b\n1,2\n", {}, r"a column is called '\*', which stands for a pattern of names; rename the column"),
+        ("My report\na,b\n1,2\n", {}, r"line 2: expected 1 field, found 2: 'a,b'; remove lines that stand before the header"),
+        ('"a","b"\n"1",1,2\n', {}, r"line 2: expected 2 fields, found 3: .*; check whether the header lacks a name"),
+        ("<!DOCTYPE html>\n<html>login</html>\n", {}, r"this is a web page or XML, not a table"),
         ("a,b,a\n1,2,3\n", {}, r"columns with the same name: 'a' at positions 1, 3; give every column its own name"),
         ("a;b\n1;2\n", {"delimiter": ","}, r"delimiter ',' gives a single column 'a;b'; ';' looks right"),
         ("a,b\n1,2\n", {"delimiter": ",,"}, r"delimiter is ',,'; give one character"),
@@ -328,6 +342,7 @@ def test_a_decimal_mark_that_was_given_settles_what_is_ambiguous(ingest):
     text = "x;y\n1,234;1\n5,678;2\n"
     assert ingest(text)[0].schema["x"] == pl.String
     assert ingest(text, decimal=",")[0]["x"].to_list() == [1.234, 5.678]
+    assert ingest(text, decimal=".")[0]["x"].to_list() == [1234.0, 5678.0]
 
 
 def test_unnamed_columns_are_named_by_their_position(ingest):

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from kfp_foundry.components.common.errors import DataError, UserError
 from kfp_foundry.components.ingestion.ingest_table.bad_rows import BadRow, readable
+from kfp_foundry.components.ingestion.ingest_table.dialect import check_names
 from kfp_foundry.components.ingestion.ingest_table.kinds import decide_dates, typed
 from kfp_foundry.components.ingestion.ingest_table.request import Column, Request, Table, Workplace
-from kfp_foundry.components.ingestion.ingest_table.sources import Piece
+from kfp_foundry.components.ingestion.ingest_table.sources import Piece, masked
 
 DAMAGED = "write or fetch the file again"
 
@@ -103,6 +104,7 @@ def normal(rows: pl.LazyFrame, format_: str, files: int, request: Request, read:
         UserError: A column that is needed holds bytes or objects.
     """
     schema = rows.collect_schema()
+    check_names(schema.names(), masked(request.source))
     needed = request.needed(schema.names())
     columns = {name: _plain(name, schema[name]) for name in needed}
     return Table(
@@ -184,7 +186,7 @@ def _objects(pieces: list[Piece], place: Workplace) -> tuple[list[Path], dict[st
                     continue
                 value, reason = _object(text)
                 if reason:
-                    place.bad.add(BadRow(piece.name, line, reason, readable(text)))
+                    place.bad.add(BadRow(piece.name, line, reason, readable(text), "write one JSON object per line"))
                     continue
                 for key, item in value.items():
                     kinds.setdefault(key, set()).add(type(item))

@@ -123,15 +123,21 @@ def _unproved(table: Table, written: DatasetFolder, request: Request) -> str:
     """Why what was written cannot be trusted; empty if it can."""
     if request.whole and table.read is not None and written.facts.rows != table.read:
         return f"{table.read:,} rows were counted, but {written.facts.rows:,} were read"
-    for name, (low, _) in _extremes(written).items():
+    for name, (low, high) in _extremes(written).items():
         if isinstance(low, datetime.date) and low.year < kinds.EARLIEST_YEAR and table.columns[name].type.startswith(("date, ", "datetime, ")):
             return "a year has two digits"
+        if table.exact is not None and _is_infinite(low, high):
+            return f"column {name!r} holds infinite numbers, or numbers too large"
     return ""
+
+
+def _is_infinite(*ends: Any) -> bool:
+    return any(isinstance(end, float) and math.isinf(end) for end in ends)
 
 
 def _looked_at(table: Table, written: DatasetFolder) -> Table:
     """The table with a warning at each column that holds infinite numbers."""
-    infinite = [name for name, ends in _extremes(written).items() if any(isinstance(end, float) and math.isinf(end) for end in ends)]
+    infinite = [name for name, ends in _extremes(written).items() if _is_infinite(*ends)]
     if not infinite:
         return table
     counts = written.scan().select(pl.col(name).is_infinite().sum() for name in infinite).collect(engine="streaming").row(0, named=True)
@@ -151,6 +157,8 @@ def _extremes(written: DatasetFolder) -> dict[str, tuple[Any, Any]]:
 
 def _say(table: Table, written: DatasetFolder, bad: Quarantine) -> None:
     log.info("%s: %s rows, %s columns, %s bad rows", written.facts.source, f"{written.facts.rows:,}", written.facts.columns, f"{bad.count:,}")
+    for note in table.notes:
+        log.warning("%s: %s", written.facts.source, note)
     for name, column in table.columns.items():
         if column.warning:
             log.warning("column %r: %s", name, column.warning)

@@ -60,7 +60,7 @@ class _Source:
 
     def native(self, name: str, kind: Kind) -> pl.DataType | None:
         """The type with which Polars can read the column directly; None if it must be read as text first."""
-        return None if self.marks[name].padded or kind.comma else NATIVE.get(kind.name)
+        return None if self.marks[name].padded or kind.decimal == "," or kind.grouping else NATIVE.get(kind.name)
 
     def _scan(self, schema: dict[str, pl.DataType], missing: Sequence[str]) -> pl.LazyFrame:
         return pl.concat(

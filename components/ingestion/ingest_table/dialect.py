@@ -14,6 +14,7 @@ DELIMITERS = (",", ";", "\t", "|")
 WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 HEAD = 1 << 18  # bytes looked at
 LINES = 200  # records looked at
+SEPARATOR_LINE = re.compile(r"sep=([,;\t|])\r?\n")  # written by and for Excel
 NUMBER = re.compile(r"-?\d+([.,]\d+)?")
 
 
@@ -52,6 +53,9 @@ def dialect(path: Path, name: str, delimiter: str = "") -> Dialect:
     if len(given) > 1 or given in ('"', "\n", "\r") or not given.isascii():
         raise UserError(f"delimiter is {delimiter!r}", where="ingest_table", remedy='give one character, such as ";" or "\\t", or leave it empty')
     head, complete, mark = _head(path, name)
+    said = SEPARATOR_LINE.match(head)
+    if said:
+        head, mark, given = head[said.end() :], mark + said.end(), given or said[1]
     found = _sniff(head)
     if given and found and found != given and _widths(head, given)[0] == 1:
         raise DataError(
@@ -65,7 +69,7 @@ def dialect(path: Path, name: str, delimiter: str = "") -> Dialect:
     if complete and not head[start:].strip():
         raise DataError("has a header and no rows", where=name, remedy="check how the file was written")
     names, notes = _names(cells, name)
-    return Dialect(chosen, names, mark + len(head[:start].encode("utf-8", "surrogateescape")), lines + 1, notes)
+    return Dialect(chosen, names, mark + len(head[:start].encode("utf-8", "surrogateescape")), lines + (2 if said else 1), notes)
 
 
 def _head(path: Path, name: str) -> tuple[str, bool, int]:
@@ -135,6 +139,7 @@ def _names(cells: list[str], file: str) -> tuple[list[str], tuple[str, ...]]:
     if twice:
         places = "; ".join(f"{name!r} at positions {', '.join(str(i) for i, n in enumerate(names, 1) if n == name)}" for name in twice[:5])
         raise DataError(f"columns with the same name: {places}", where=file, remedy="give every column its own name")
+    check_names(names, file)
     notes = []
     unnamed = [name for name, cell in zip(names, stripped, strict=True) if not cell]
     if unnamed:
@@ -142,3 +147,14 @@ def _names(cells: list[str], file: str) -> tuple[list[str], tuple[str, ...]]:
     if sum(NUMBER.fullmatch(name) is not None for name in stripped) * 2 > len(stripped):
         notes.append("most names in the header are numbers: does the file have a header at all?")
     return names, tuple(notes)
+
+
+def check_names(names: list[str], file: str) -> None:
+    """Refuses names that Polars takes for patterns, in this step and in every later one.
+
+    Raises:
+        DataError: Such a name is there.
+    """
+    for name in names:
+        if name == "*" or (name.startswith("^") and name.endswith("$")):
+            raise DataError(f"a column is called {name!r}, which stands for a pattern of names", where=file, remedy="rename the column")

@@ -3,8 +3,9 @@
 1. A value that is one of the markers for "missing" is missing. Spaces at the ends of a value do not count.
 2. boolean: every value is `true` or `false`, in any case. `yes`/`no` and `0`/`1` stay what they are.
 3. integer: every value is a whole number of at most 64 bits without leading zeros (`01234` is a label) or a leading plus.
-4. number: every value is a decimal number; `inf` is one, `nan` is missing. With a decimal comma if every value is one, and if at
-   least one cannot be read as a number with thousands separators (`1,234` alone is ambiguous and stays text).
+4. number: every value is a decimal number; `inf` is one, `nan` is missing, and what is too large for 64 bits makes the column text.
+   Numbers may have a decimal comma (`2,5`) or separated thousands (`1,234.50` or `1.234,50`) if at least one value can be read in
+   one way only; `1,234` alone is ambiguous and stays text.
 5. date, datetime, time: one of the formats in `FORMATS` fits every value. If day and month can be exchanged in all of them, the
    column stays text. A time with an offset becomes UTC.
 6. Everything else is text, a column without any value too.
@@ -24,7 +25,13 @@ MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null",
 INTEGER = r"^[+-]?[0-9]+$"
 NUMBER = r"^[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:inf|infinity|nan))$"
 COMMA = r"^[+-]?(?:[0-9]+(?:,[0-9]*)?|,[0-9]+)(?:[eE][+-]?[0-9]+)?$"
-THOUSANDS = r"^[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+$"
+COMMA_OR_THOUSANDS = r"^[+-]?[1-9][0-9]{0,2},[0-9]{3}$"
+# By the mark that separates thousands: the shape of every value, and what only such a number can be.
+GROUPED = {
+    ",": r"^[+-]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]*)?$",
+    ".": r"^[+-]?(?:[0-9]{1,3}(?:\.[0-9]{3})+|[0-9]+)(?:,[0-9]*)?$",
+}
+PROOF = {",": r",[0-9]{3}[,.][0-9]", ".": r"\.[0-9]{3},[0-9]|,[0-9]{1,2}$|,[0-9]{4,}$"}
 DATED = r"^[0-9]{1,4}[-/. ]|^[A-Z][a-z]{2,8} [0-9]|^[0-9]{1,2}:[0-9]{2}"
 
 _DATES = (
@@ -49,7 +56,8 @@ class Kind:
     Args:
         name: The type.
         format: For dates and times: strftime words.
-        comma: For numbers: whether the comma is the decimal mark.
+        decimal: For numbers: the decimal mark.
+        grouping: For numbers: the mark between thousands; empty for none.
         why: The reason, for the report.
         warning: What a person should look at; empty if nothing.
         settled: Whether no other value of the column could change it (only then a sample suffices).
@@ -57,7 +65,8 @@ class Kind:
 
     name: Name
     format: str = ""
-    comma: bool = False
+    decimal: str = "."
+    grouping: str = ""
     why: str = ""
     warning: str = ""
     settled: bool = True
@@ -108,9 +117,7 @@ def typed(text: pl.Expr, kind: Kind, strict: bool = True) -> pl.Expr:
         case "integer":
             return text.cast(pl.Int64, strict=strict)
         case "number":
-            # A point where the comma is the decimal mark must not be read as one.
-            plain = text.str.replace(".", "_", literal=True).str.replace(",", ".", literal=True) if kind.comma else text
-            return plain.cast(pl.Float64, strict=strict).fill_nan(None)
+            return _with_points(text, kind).cast(pl.Float64, strict=strict).fill_nan(None)
         case "boolean":
             # Through a number, since Polars has no cast from text: what is neither word fails as "x...".
             word = text.str.to_lowercase()
@@ -124,6 +131,15 @@ def typed(text: pl.Expr, kind: Kind, strict: bool = True) -> pl.Expr:
         case "time":
             return text.str.to_time(kind.format, strict=strict)
     return text
+
+
+def _with_points(text: pl.Expr, kind: Kind) -> pl.Expr:
+    """Numbers as Polars reads them; a value that is not written in the column's way becomes one that fails."""
+    if kind.grouping:
+        fits = text.str.contains(GROUPED[kind.grouping])
+        plain = text.str.replace_all(kind.grouping, "", literal=True).str.replace(",", ".", literal=True)
+        return pl.when(fits).then(plain).otherwise(pl.lit("x") + text)
+    return text.str.replace(".", "_", literal=True).str.replace(",", ".", literal=True) if kind.decimal == "," else text
 
 
 def decide(table: pl.LazyFrame, columns: Sequence[str], marks: dict[str, Marks], rules: Rules) -> dict[str, Kind]:
@@ -141,7 +157,11 @@ def decide(table: pl.LazyFrame, columns: Sequence[str], marks: dict[str, Marks],
     if not columns:
         return {}
     counts = table.select(expr for column in columns for expr in _counts(column)).collect(engine="streaming").row(0, named=True)
-    kinds = {column: _plain(column, _of(counts, column), marks[column], rules) for column in columns}
+    of: dict[str, dict[str, int]] = {column: {} for column in columns}
+    for name, count in counts.items():
+        column, _, asked = name.rpartition("\0")
+        of[column][asked] = count
+    kinds = {column: _plain(of[column], marks[column], rules) for column in columns}
     dated = [column for column, kind in kinds.items() if kind.name == "text" and counts[f"{column}\0dated"]]
     for column, kind in _dates(table, dated, {c: counts[f"{c}\0all"] for c in dated}).items():
         if kind is not None:
@@ -170,18 +190,19 @@ def _counts(column: str) -> Iterator[pl.Expr]:
     yield text.str.contains(INTEGER).and_(text.cast(pl.Int64, strict=False).is_not_null()).sum().alias(f"{column}\0fitting")
     yield _share(column, NUMBER).alias(f"{column}\0numbers")
     yield _share(column, COMMA).alias(f"{column}\0commas")
-    yield _share(column, THOUSANDS).alias(f"{column}\0thousands")
+    yield _share(column, COMMA_OR_THOUSANDS).alias(f"{column}\0ambiguous")
     yield text.str.contains(",", literal=True).sum().alias(f"{column}\0with_comma")
+    for mark in GROUPED:
+        yield _share(column, GROUPED[mark]).alias(f"{column}\0grouped{mark}")
+        yield _share(column, PROOF[mark]).alias(f"{column}\0proved{mark}")
+    vast = text.cast(pl.Float64, strict=False).is_infinite() & ~text.str.contains("(?i)inf")
+    yield vast.sum().alias(f"{column}\0vast")
     yield text.str.to_lowercase().is_in(["true", "false"]).sum().alias(f"{column}\0booleans")
     yield _share(column, DATED).alias(f"{column}\0dated")
     yield text.filter(~text.str.contains(NUMBER)).first().alias(f"{column}\0other")
 
 
-def _of(counts: dict[str, object], column: str) -> dict[str, int]:
-    return {name.split("\0")[1]: value for name, value in counts.items() if name.split("\0")[0] == column}  # type: ignore[misc]
-
-
-def _plain(column: str, n: dict[str, int], marks: Marks, rules: Rules) -> Kind:
+def _plain(n: dict[str, int], marks: Marks, rules: Rules) -> Kind:
     """The kind of a column, dates aside."""
     total = n["all"]
     if total == 0:
@@ -196,13 +217,24 @@ def _plain(column: str, n: dict[str, int], marks: Marks, rules: Rules) -> Kind:
         if n["fitting"] < total:
             return Kind("text", why="whole numbers of more than 64 bits are labels")
         return Kind("integer", why="every value is a whole number")
+    if n["numbers"] == total and n["vast"]:
+        return Kind("text", why="numbers too large for 64 bits are labels")
     if n["numbers"] == total and rules.decimal != ",":
         return Kind("number", why="every value is a number")
-    if n["commas"] == total and n["with_comma"] and rules.decimal != "." and marks.zero_led is None:
-        if n["thousands"] < n["with_comma"] or rules.decimal == ",":
-            return Kind("number", comma=True, why="every value is a number with a decimal comma")
-        warning = 'decimal comma or thousands separator? Set decimal="," to read them as decimals'
+    return _with_commas(n, rules) if n["with_comma"] and marks.zero_led is None else _mixed(n)
+
+
+def _with_commas(n: dict[str, int], rules: Rules) -> Kind:
+    """The kind of a column in which commas stand."""
+    total = n["all"]
+    if n["commas"] == total and rules.decimal != ".":
+        if n["ambiguous"] < n["with_comma"] or rules.decimal == ",":
+            return Kind("number", decimal=",", why="every value is a number with a decimal comma")
+        warning = 'decimal comma or thousands separator? Set decimal="," or decimal="."'
         return Kind("text", why="numbers such as 1,234 are ambiguous", warning=warning, settled=False)
+    for mark, decimal in ((",", "."), (".", ",")):
+        if n[f"grouped{mark}"] == total and rules.decimal in ("", decimal) and (n[f"proved{mark}"] or rules.decimal):
+            return Kind("number", decimal=decimal, grouping=mark, why=f"every value is a number with {mark!r} between thousands")
     return _mixed(n)
 
 

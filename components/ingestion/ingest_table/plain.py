@@ -1,6 +1,7 @@
 """Files as they come, made plain: unpacked, in UTF-8, and of a known format."""
 
 import codecs
+import re
 import zipfile
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,6 +16,7 @@ FORMATS = ("auto", *get_args(Format), "sql")
 ALIASES = {"tsv": "csv", "ndjson": "jsonl", "json": "jsonl", "ipc": "arrow", "feather": "arrow"}
 BLOCK = 1 << 20
 PACKINGS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
+MARKUP = re.compile(rb"<(\?xml|!doctype|html)", re.IGNORECASE)
 MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -66,6 +68,8 @@ def format_of(piece: Piece, format_: str = "auto") -> Format:
     if suffix in (".parquet", ".pq"):
         raise DataError("this is not a Parquet file: its first bytes are wrong", where=piece.name, remedy="write the file again, or set format")
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    if MARKUP.match(head.removeprefix(codecs.BOM_UTF8).lstrip()):
+        raise DataError("this is a web page or XML, not a table", where=piece.name, remedy="check the address; it may ask for a login")
     if start == b"[" and suffix == ".json":
         raise DataError("this is one JSON array", where=piece.name, remedy="write one object per line (JSON Lines)")
     return "jsonl" if start == b"{" and suffix not in (".csv", ".tsv") else "csv"

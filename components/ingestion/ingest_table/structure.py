@@ -231,12 +231,20 @@ class _Pass:
         if not text.strip():
             return "", ""
         if width != self.width:
-            return f"expected {self.width} fields, found {width}", ""
+            return self._miscounted(width)
         try:
             text.decode()
         except UnicodeDecodeError as error:
             return _not_text(error, offset)
         return "", ""
+
+    def _miscounted(self, found: int) -> tuple[str, str]:
+        reason = f"expected {self.width} field{'s' if self.width > 1 else ''}, found {found}"
+        if self.width == 1:
+            return reason, "remove lines that stand before the header"
+        if found == self.width + 1 and self.found.rows == 0 and self.line == self.dialect.line:
+            return reason, "check whether the header lacks a name"
+        return reason, ""
 
     def _patiently(self, block: bytes, last: bool) -> int:
         """Reads a block with quotes in odd places record by record, and quotes its fields anew."""
@@ -293,7 +301,7 @@ class _Pass:
         if not text.strip():
             return "", ""
         if fields is not None:
-            return ("", "") if len(fields) == self.width else (f"expected {self.width} fields, found {len(fields)}", "")
+            return ("", "") if len(fields) == self.width else self._miscounted(len(fields))
         try:
             text.decode()
         except UnicodeDecodeError as error:
