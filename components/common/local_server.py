@@ -7,80 +7,54 @@ what had come to it: no new connection is refused, and the address stays. `disca
 """
 
 import datetime as dt
-import fcntl
 import logging
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from kfp_foundry.components.common import platform, ports, processes
+from kfp_foundry.components.common import ports, processes
 from kfp_foundry.components.common.artifacts.endpoint import Endpoint
 from kfp_foundry.components.common.artifacts.model import CONTRACT, ModelFolder
 from kfp_foundry.components.common.contract import Contract, Task
-from kfp_foundry.components.common.errors import IntegrityError, PlatformError, UserError, close_names
-from kfp_foundry.components.common.files import unwritable, write_json
+from kfp_foundry.components.common.endpoint_record import (
+    RECORD,
+    Record,
+    Revision,
+    endpoints_folder,
+    folder_of,
+    load,
+    locked,
+    log_of,
+    revision_folder,
+    save,
+    url_of,
+)
+from kfp_foundry.components.common.errors import PlatformError, UserError, close_names
+from kfp_foundry.components.common.files import unwritable
 from kfp_foundry.components.common.inference import Client, emptiest_row
 from kfp_foundry.components.common.wiring import SECRET_KEYS
 
-RECORD = "endpoint.json"
 PORTS = range(8090, 8190)  # where an endpoint gets its address when nobody asks for a certain port
 READY_SECONDS = 60.0
-LOCK_SECONDS = 120.0
+REUSE_SECONDS = 10.0  # a server that runs already answers within that, or another one takes its place
 HANDOVER_SECONDS = 10.0
 SETTLE_SECONDS = 0.1  # in which the old server reads what callers sent on connections that it has accepted already
 STOP_SECONDS = 15.0
 LOG_LINES = 15
+SERVER_PACKAGES = ("prometheus_client", "starlette", "uvicorn")  # the extra `serve`
 
 State = Literal["serving", "candidate", "dead", "stopped"]
 
 log = logging.getLogger(__name__)
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-class Revision(BaseModel):
-    """One model server process."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    number: int
-    digest: str
-    threshold: float | None = None
-    pid: int
-    token: str
-    port: int
-    address: int
-    since: str
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs."""
-        return processes.is_alive(self.pid, self.token)
-
-
-class Record(BaseModel):
-    """What is known of an endpoint; the content of endpoint.json."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str
-    port: int = 0
-    last: int = 0
-    current: Revision | None = None
-    candidate: Revision | None = None
-    retiring: Revision | None = None
 
 
 @dataclass(frozen=True)
@@ -117,37 +91,46 @@ def start(model: Path, name: str, threshold: float | None = None, port: int = 0)
         PlatformError: The port is in use, or the server does not get ready; the message has the reason from its log.
         UserError: The name, the port or the threshold cannot be used.
     """
-    folder = _folder(name)
+    folder = folder_of(name)
+    absent = [package for package in SERVER_PACKAGES if find_spec(package) is None]
+    if absent:
+        raise PlatformError(f"package {absent[0]} is not installed", where=f"endpoint {name}", remedy="pip install 'kfp-foundry[serve]'")
     opened = ModelFolder.open(model)
     if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"threshold is {threshold}", where=f"endpoint {name}", remedy="give a probability between 0 and 1")
     wanted = (0.5 if threshold is None else threshold) if opened.task is Task.BINARY else None
-    with _locked(folder):
+    with locked(folder):
         record = _tidy(folder)
-        for role in ("current", "candidate"):
-            there: Revision | None = getattr(record, role)
-            if there and there.alive and (there.digest, there.threshold) == (opened.digest, wanted) and port in (0, there.address):
-                if role == "current":
-                    _drop(folder, record, "candidate")
-                _await_ready(folder, record, there, opened)
-                log.info("endpoint %s serves this model already, as revision %d at %s", name, there.number, _url(there.port))
-                return _endpoint(record, there)
-        _drop(folder, record, "candidate")
-        revision = _launch(folder, record, opened, wanted, port)
-        try:
-            _await_ready(folder, record, revision, opened)
-        except BaseException:
-            _drop(folder, record, "candidate", keep_log=True)
-            raise
-        log.info(
-            "endpoint %s: revision %d (%s) answers at %s, log %s",
-            name,
-            revision.number,
-            revision.digest[:19],
-            _url(revision.port),
-            _log(folder, revision),
-        )
+        revision = _reusable(folder, record, opened, wanted, port)
+        if revision is None:
+            _drop(folder, record, "candidate")
+            revision = _launch(folder, record, opened, wanted, port)
+            try:
+                _await_ready(folder, record, revision, opened)
+            except BaseException:
+                _drop(folder, record, "candidate", keep_log=True)
+                raise
+            log.info("endpoint %s: revision %d answers at %s, log %s", name, revision.number, url_of(revision.port), log_of(folder, revision))
         return _endpoint(record, revision)
+
+
+def _reusable(folder: Path, record: Record, model: ModelFolder, threshold: float | None, port: int) -> Revision | None:
+    """The server that serves just this already, if there is one and it answers."""
+    for revision in (record.current, record.candidate):
+        if revision is None or not revision.alive or port not in (0, revision.address):
+            continue
+        if (revision.digest, revision.threshold) != (model.digest, threshold):
+            continue
+        try:
+            _await_ready(folder, record, revision, model, REUSE_SECONDS)
+        except PlatformError as error:
+            log.warning("a new server is started: %s", error)
+            continue
+        if revision is record.current:
+            _drop(folder, record, "candidate")
+        log.info("endpoint %s serves this model already, as revision %d at %s", record.name, revision.number, url_of(revision.port))
+        return revision
+    return None
 
 
 def promote(name: str, revision: str = "") -> Endpoint:
@@ -161,7 +144,7 @@ def promote(name: str, revision: str = "") -> Endpoint:
         PlatformError: There is no live candidate, or it is of another digest.
     """
     folder = _known(name)
-    with _locked(folder):
+    with locked(folder):
         record = _tidy(folder)
         candidate, current = record.candidate, record.current
         if candidate is None or (revision and candidate.digest != revision):
@@ -171,13 +154,13 @@ def promote(name: str, revision: str = "") -> Endpoint:
             raise PlatformError(f"{there}, so {revision or 'none'} cannot be promoted", where=f"endpoint {name}", remedy="deploy the model again")
         if not candidate.alive:
             raise PlatformError(f"the candidate has ended; {_tail(folder, candidate)}", where=f"endpoint {name}", remedy="deploy the model again")
-        if current and current.alive and candidate.address != candidate.port:
+        if candidate.address != candidate.port:
             _hand_over(record, candidate)
         record.port = candidate.address
         record.current, record.candidate, record.retiring = candidate, None, current
-        _save(folder, record)
+        save(folder, record)
         _tidy(folder)
-        log.info("endpoint %s: revision %d has the address %s", name, candidate.number, _url(record.port))
+        log.info("endpoint %s: revision %d has the address %s", name, candidate.number, url_of(record.port))
         return _endpoint(record, candidate)
 
 
@@ -189,7 +172,7 @@ def discard(name: str, revision: str = "") -> bool:
         revision: Digest that the candidate must have to be ended; any by default.
     """
     folder = _known(name)
-    with _locked(folder):
+    with locked(folder):
         record = _tidy(folder)
         if record.candidate is None or (revision and record.candidate.digest != revision):
             return False
@@ -204,7 +187,7 @@ def stop(name: str) -> bool:
         UserError: There is no endpoint of that name.
     """
     folder = _known(name)
-    with _locked(folder):
+    with locked(folder):
         record = _tidy(folder)
         running = any(revision and revision.alive for revision in (record.current, record.candidate))
         _drop(folder, record, "candidate")
@@ -222,27 +205,27 @@ def find(name: str, must_exist: bool = False) -> Endpoint | None:
     Raises:
         UserError: There is no endpoint of that name, and there must be one.
     """
-    record = _load(_known(name) if must_exist else _folder(name))
+    record = load(_known(name) if must_exist else folder_of(name))
     for revision in (record.current, record.candidate):
         if revision and revision.alive and (revision is record.current or revision.port == revision.address):
-            return _endpoint(record, revision, _url(revision.address))
+            return _endpoint(record, revision, url_of(revision.address))
     return None
 
 
 def list_all() -> list[Row]:
     """All endpoints on this machine, those that were stopped or whose server died included."""
     rows: list[Row] = []
-    for folder in sorted(_home().glob("*/")):
+    for folder in sorted(endpoints_folder().glob("*/")):
         if not (folder / RECORD).exists():
             continue
-        record = _load(folder)
+        record = load(folder)
         shown: list[tuple[State, Revision]] = [("serving", record.current)] if record.current else []
         shown += [("candidate", record.candidate)] if record.candidate else []
         for state, r in shown:
-            url = _url(record.port if state == "serving" else r.port)
-            rows.append(Row(record.name, state if r.alive else "dead", url, r.digest, r.threshold, r.pid, r.since, _log(folder, r)))
+            url = url_of(record.port if state == "serving" else r.port)
+            rows.append(Row(record.name, state if r.alive else "dead", url, r.digest, r.threshold, r.pid, r.since, log_of(folder, r)))
         if not shown:
-            rows.append(Row(record.name, "stopped", _url(record.port) if record.port else "", "", None, None, "", None))
+            rows.append(Row(record.name, "stopped", url_of(record.port) if record.port else "", "", None, None, "", None))
     return rows
 
 
@@ -253,79 +236,30 @@ def contract_of(name: str) -> Contract:
         UserError: There is no endpoint of that name, or it was stopped.
     """
     folder = _known(name)
-    record = _load(folder)
+    record = load(folder)
     revision = record.current or record.candidate
     if revision is None:
         raise UserError("it was stopped", where=f"endpoint {name}", remedy="deploy a model first")
-    return Contract.load(_revision_folder(folder, revision) / "model" / CONTRACT)
+    return Contract.load(revision_folder(folder, revision) / "model" / CONTRACT)
 
 
 def payloads(name: str) -> Path:
     """The folder of the endpoint's payload log."""
-    return _folder(name) / "payloads"
-
-
-def _home() -> Path:
-    return platform.home() / "endpoints"
-
-
-def _folder(name: str) -> Path:
-    if not _NAME.fullmatch(name):
-        raise UserError(
-            f"name is {name!r}", where="endpoint", remedy="use letters, digits, '.', '_' and '-', at most 100, the first a letter or digit"
-        )
-    return _home() / name
+    return folder_of(name) / "payloads"
 
 
 def _known(name: str) -> Path:
-    folder = _folder(name)
+    folder = folder_of(name)
     if not (folder / RECORD).exists():
         names = sorted({row.name for row in list_all()})
         remedy = close_names(name, names) if names else "deploy a model first"
-        raise UserError(f"no endpoint {name!r}", where=str(_home()), remedy=remedy)
+        raise UserError(f"no endpoint {name!r}", where=str(endpoints_folder()), remedy=remedy)
     return folder
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    with file:
-        until = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise PlatformError(
-                        f"another deployment has been at work for {LOCK_SECONDS:.0f} s",
-                        where=f"endpoint {folder.name}",
-                        remedy="wait for it, or end it",
-                    ) from None
-                time.sleep(0.05)
-        yield
-
-
-def _load(folder: Path) -> Record:
-    try:
-        return Record.model_validate_json((folder / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Record(name=folder.name)
-    except (OSError, ValidationError) as error:
-        raise IntegrityError("not a readable endpoint record", where=str(folder / RECORD), remedy="delete the file and deploy again") from error
-
-
-def _save(folder: Path, record: Record) -> None:
-    write_json(folder / RECORD, record.model_dump(mode="json", exclude_none=True))
 
 
 def _tidy(folder: Path) -> Record:
     """The record, after what an interrupted promotion left running was ended."""
-    record = _load(folder)
+    record = load(folder)
     if record.retiring:
         _drop(folder, record, "retiring")
     return record
@@ -337,27 +271,27 @@ def _drop(folder: Path, record: Record, role: Literal["current", "candidate", "r
         return
     processes.end(revision.pid, revision.token, STOP_SECONDS)
     setattr(record, role, None)
-    _save(folder, record)
-    home = _revision_folder(folder, revision)
-    shutil.rmtree(home / "model" if keep_log else home, ignore_errors=True)
+    save(folder, record)
+    place = revision_folder(folder, revision)
+    shutil.rmtree(place / "model" if keep_log else place, ignore_errors=True)
 
 
 def _launch(folder: Path, record: Record, model: ModelFolder, threshold: float | None, port: int) -> Revision:
     serving = record.current is not None and record.current.alive
     record.last += 1
-    home = folder / "revisions" / f"r{record.last}"
+    place = folder / "revisions" / f"r{record.last}"
     with _listener(record, serving, port) as listener:
         own = int(listener.getsockname()[1])
         address = (port or record.port) if serving else own
-        command = _command(folder, home, record.name, model.digest, threshold)
+        command = _command(folder, place, record.name, model.digest, threshold)
         command += ["--heir-of", str(address)] if address != own else []
         try:
-            shutil.rmtree(home, ignore_errors=True)
-            shutil.copytree(model.path, home / "model")
-            pid, permit = _spawn(command, home, listener)
+            shutil.rmtree(place, ignore_errors=True)
+            _copy(model.path, place / "model")
+            pid, permit = _spawn(command, place, listener)
         except OSError as error:
-            shutil.rmtree(home, ignore_errors=True)
-            raise unwritable(home, error) from error
+            shutil.rmtree(place, ignore_errors=True)
+            raise unwritable(place, error) from error
     with permit:
         revision = Revision(
             number=record.last,
@@ -371,25 +305,33 @@ def _launch(folder: Path, record: Record, model: ModelFolder, threshold: float |
         )
         record.candidate = revision
         record.port = record.port or address
-        _save(folder, record)
+        save(folder, record)
         with suppress(BrokenPipeError):  # it ended already; the wait for it says why
             permit.write(b"1")
             permit.flush()
     return revision
 
 
-def _spawn(command: list[str], home: Path, listener: socket.socket) -> tuple[int, IO[bytes]]:
+def _copy(source: Path, target: Path) -> None:
+    # Not copytree: it collects what went wrong in one error without the number by which a full disk is known.
+    for file in sorted(path for path in source.rglob("*") if path.is_file()):
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, place)
+
+
+def _spawn(command: list[str], place: Path, listener: socket.socket) -> tuple[int, IO[bytes]]:
     """Starts a server in a session of its own; it serves once a byte is written to the file returned."""
     reading, writing = os.pipe()
     fds = [listener.fileno(), reading]
     try:
-        with (home / "server.log").open("wb") as output:
+        with (place / "server.log").open("wb") as output:
             process = subprocess.Popen(
                 [*command, "--fd", str(fds[0]), "--permit-fd", str(fds[1])],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                cwd=home,
+                cwd=place,
                 env=_environment(),
                 pass_fds=fds,
                 start_new_session=True,
@@ -415,8 +357,8 @@ def _listener(record: Record, serving: bool, port: int) -> socket.socket:
     return ports.first_free(PORTS)
 
 
-def _command(folder: Path, home: Path, name: str, digest: str, threshold: float | None) -> list[str]:
-    words = [sys.executable, "-m", "kfp_foundry.server", "--model", str(home / "model"), "--name", name, "--digest", digest]
+def _command(folder: Path, place: Path, name: str, digest: str, threshold: float | None) -> list[str]:
+    words = [sys.executable, "-m", "kfp_foundry.server", "--model", str(place / "model"), "--name", name, "--digest", digest]
     words += ["--payload-log", str(folder / "payloads")]
     return words + (["--threshold", repr(threshold)] if threshold is not None else [])
 
@@ -428,15 +370,15 @@ def _environment() -> dict[str, str]:
     return kept | {"OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def _await_ready(folder: Path, record: Record, revision: Revision, model: ModelFolder) -> None:
+def _await_ready(folder: Path, record: Record, revision: Revision, model: ModelFolder, seconds: float = READY_SECONDS) -> None:
     """Waits until the server is ready, and has it answer one prediction."""
-    until = time.monotonic() + READY_SECONDS
-    with Client(_url(revision.port), record.name, timeout=5.0, probe=True) as client:
+    until = time.monotonic() + seconds
+    with Client(url_of(revision.port), record.name, timeout=min(5.0, seconds), probe=True) as client:
         while not client.is_ready():
             if not revision.alive:
                 raise _failed(folder, record, revision, "the model server ended before it was ready")
             if time.monotonic() > until:
-                raise _failed(folder, record, revision, f"the model server was not ready after {READY_SECONDS:.0f} s")
+                raise _failed(folder, record, revision, f"the model server was not ready after {seconds:.0f} s")
             time.sleep(0.03)
         reply = client.v1([emptiest_row(model.contract)])
     if reply.status != 200:
@@ -444,13 +386,13 @@ def _await_ready(folder: Path, record: Record, revision: Revision, model: ModelF
 
 
 def _failed(folder: Path, record: Record, revision: Revision, what: str) -> PlatformError:
-    return PlatformError(f"{what}: {_tail(folder, revision)}", where=f"endpoint {record.name}", remedy=f"read {_log(folder, revision)}")
+    return PlatformError(f"{what}: {_tail(folder, revision)}", where=f"endpoint {record.name}", remedy=f"read {log_of(folder, revision)}")
 
 
 def _tail(folder: Path, revision: Revision) -> str:
     """The reason in a server's log: its line `error: ...`, else its last lines."""
     try:
-        lines = _log(folder, revision).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = log_of(folder, revision).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     said = [line for line in lines if line.startswith("error: ")]
@@ -462,7 +404,7 @@ def _hand_over(record: Record, candidate: Revision) -> None:
     wanted = f"{ports.LOOPBACK}:{candidate.address}"
     os.kill(candidate.pid, signal.SIGUSR1)
     until = time.monotonic() + HANDOVER_SECONDS
-    with Client(_url(candidate.port), record.name, timeout=5.0) as client:
+    with Client(url_of(candidate.port), record.name, timeout=5.0) as client:
         while wanted not in client.get("/").body.get("addresses", []):
             if time.monotonic() > until:
                 log.warning("endpoint %s could not keep its port %d and answers at %d from now on", record.name, candidate.address, candidate.port)
@@ -473,17 +415,5 @@ def _hand_over(record: Record, candidate: Revision) -> None:
 
 
 def _endpoint(record: Record, revision: Revision, url: str = "") -> Endpoint:
-    here = url or _url(record.port if revision is record.current else revision.port)
+    here = url or url_of(record.port if revision is record.current else revision.port)
     return Endpoint(name=record.name, url=here, revision=revision.digest, threshold=revision.threshold, pid=revision.pid)
-
-
-def _url(port: int) -> str:
-    return f"http://{ports.LOOPBACK}:{port}"
-
-
-def _revision_folder(folder: Path, revision: Revision) -> Path:
-    return folder / "revisions" / f"r{revision.number}"
-
-
-def _log(folder: Path, revision: Revision) -> Path:
-    return _revision_folder(folder, revision) / "server.log"

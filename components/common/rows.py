@@ -99,14 +99,14 @@ def feed(frame: pl.DataFrame, contract: Contract) -> dict[str, np.ndarray]:
 
 def _array(values: pl.Series, kind: Type) -> np.ndarray:
     if kind is Type.STRING:
-        return values.fill_null("").to_numpy().astype(object, copy=False)
+        return (values.fill_null("") if values.null_count() else values).to_numpy().astype(object, copy=False)
     if kind is Type.DATE:
         values = values.cast(pl.Int32).cast(pl.Float64) * SECONDS_OF_DAY
     elif kind is Type.DATETIME:
         values = values.dt.epoch("us").cast(pl.Float64) / 1e6
     elif kind is Type.TIME:
         values = values.cast(pl.Int64).cast(pl.Float64) / 1e9
-    return values.cast(pl.Float64).fill_null(math.nan).to_numpy()
+    return values.cast(pl.Float64).to_numpy()  # a missing value becomes NaN
 
 
 def _typed(values: pl.Series, field: FieldSpec, where: str) -> pl.Series:

@@ -24,6 +24,7 @@ from kfp_foundry.server.service import Service
 log = logging.getLogger("kfp_foundry.server")
 
 GRACE_SECONDS = 30
+KEEP_ALIVE_SECONDS = 75  # longer than proxies keep an idle connection, so that it is they who close it
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,13 @@ def serve(options: Options) -> None:
         metrics.watch_payload_log(lambda: payloads.waiting)
     server = ModelServer(service, metrics, int(options.max_body_mib * 2**20), options.access_log)
     config = uvicorn.Config(
-        server.app(), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=options.grace, backlog=ports.BACKLOG
+        server.app(),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=options.grace,
+        backlog=ports.BACKLOG,
     )
     # uvicorn raises the signal that stopped it once more when it is done: then the process has nothing left but to end well.
     for stop in (signal.SIGTERM, signal.SIGINT):

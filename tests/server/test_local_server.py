@@ -147,6 +147,29 @@ def test_a_killed_server_is_shown_dead_and_replaced_at_its_old_address(model):
     assert again.pid != endpoint.pid
 
 
+def test_a_candidate_gets_the_address_of_a_server_that_died_meanwhile(model):
+    old = local_server.start(model, "people", threshold=0.0)
+    local_server.promote("people")
+    local_server.start(model, "people", threshold=1.0)
+    os.kill(old.pid, signal.SIGKILL)
+    os.waitpid(old.pid, 0)
+    assert local_server.promote("people").url == old.url
+    assert label(old.url) == "no"
+
+
+def test_a_server_that_hangs_is_replaced(model, monkeypatch):
+    monkeypatch.setattr(local_server, "REUSE_SECONDS", 0.3)
+    monkeypatch.setattr(local_server, "STOP_SECONDS", 0.3)
+    hung = local_server.start(model, "people", threshold=0.0)
+    local_server.promote("people")
+    os.kill(hung.pid, signal.SIGSTOP)
+    new = local_server.start(model, "people", threshold=0.0)
+    assert new.pid != hung.pid
+    assert local_server.promote("people").url == hung.url
+    assert gone(hung.pid)
+    assert label(hung.url) == "yes"
+
+
 def test_two_endpoints_serve_side_by_side(model):
     first, second = local_server.start(model, "people"), local_server.start(model, "others")
     assert first.url != second.url
@@ -212,11 +235,24 @@ def test_a_server_that_does_not_start_is_an_error_with_its_reason(model, home):
     assert local_server.find("people") is None
 
 
+def test_a_full_disk_is_an_error_that_leaves_no_server(model, home):
+    folder = home / "endpoints"
+    folder.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        with pytest.raises(PlatformError, match=r"r1: cannot be written: No space left on device; free some space"):
+            local_server.start(model, "people")
+        assert local_server.list_all() == []
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
 def test_a_deployment_killed_in_the_middle_leaves_no_unknown_server(model, home):
     words = f"""
 import os
 from kfp_foundry.components.common import local_server
-local_server._save = lambda folder, record: os.kill(os.getpid(), 9)
+local_server.save = lambda folder, record: os.kill(os.getpid(), 9)
 local_server.start({str(model)!r}, 'people')
 """
     subprocess.run([sys.executable, "-c", words], check=False, timeout=60)
