@@ -49,7 +49,7 @@ class ModelScorer:
 
     def score(self, frame: pl.DataFrame, where: str) -> pl.DataFrame:
         """Predictions of typed rows, in the columns of `ModelFolder.predict`; `where` names the rows in an error."""
-        return self.model.predict(frame, self.threshold, threads=2)
+        return self.model.predict(frame, self.threshold)  # with one thread, as a server: the same to the last bit
 
 
 @dataclass(frozen=True)
