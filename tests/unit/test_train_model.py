@@ -360,12 +360,27 @@ def test_a_contract_without_target_or_feature_is_refused(train):
         ({"monotone": {"aeg": 1}}, r"monotone names 'aeg'.*did you mean 'age'\?"),
         ({"monotone": {"age": 2}}, r"the direction 2; give 1"),
         ({"class_weight": "equal"}, r"class_weight is 'equal'; choose balanced"),
+        ({"early_stopping_rounds": -1}, r"early_stopping_rounds is -1; give 0 for never"),
         ({"calibration": "platt"}, r"calibration is 'platt'; choose one of: sigmoid, isotonic"),
     ],
 )
 def test_wrong_parameters_are_refused_before_or_by_the_library(train, options, message):
     with pytest.raises(UserError, match=message):
         train(customers(300), contract(), **options)
+
+
+@pytest.mark.parametrize(("task", "target"), [("binary", ("born", "date")), ("regression", ("plan", "string")), ("regression", ("seen", "datetime"))])
+def test_a_target_whose_type_does_not_suit_the_task_is_refused(train, task, target):
+    with pytest.raises(UserError, match=rf"target '{target[0]}' is a {target[1]}, the task is {task}; choose a column of another type"):
+        train(customers(300), contract(task, features="\n  - {name: age, type: integer}", target=target))
+
+
+def test_features_that_tell_nothing_give_one_prediction_for_all(train):
+    table = customers(600).with_columns(churn=pl.Series(["Yes", "No"] * 300), same=pl.lit(1))
+    words = contract(features="\n  - {name: same, type: integer}")
+    for algorithm in ALGORITHMS:
+        model = ModelFolder.open(train(table, words, name=algorithm, algorithm=algorithm))
+        assert model.predict(table)["probability"].n_unique() == 1
 
 
 def test_balanced_classes_are_refused_for_a_regression(train):

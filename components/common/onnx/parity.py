@@ -13,7 +13,8 @@ from kfp_foundry.components.common.errors import FoundryError
 
 TOLERANCE = 1e-9
 HELD_OUT = 50_000  # rows at most, evenly spread
-COPIED = 20  # rows copied for each broken column
+COPIED = 20  # rows at most that are copied for each broken column
+CELLS = 4_000_000  # values compared at once, so that a table of thousands of columns does not fill the memory
 UNSEEN: tuple[str, ...] = ("\u2603 never seen", "None", "nan", "<NA>", " ")
 EXTREME: tuple[float, ...] = (0.0, -0.0, -1.0, 1e-300, 1e16, -1e16, 1e308, -1e308, np.inf, -np.inf)
 
@@ -79,17 +80,34 @@ def session_answers(onnx: bytes, outputs: list[str], positions: Mapping[object, 
 
 
 def _challenges(held_out: Feed) -> Iterator[tuple[str, Feed]]:
-    """Rows of each kind, together: one call of a library for thousands of rows costs little more than one for a few."""
-    count = len(next(iter(held_out.values())))
-    yield "held out", _take(held_out, np.linspace(0, count - 1, min(count, HELD_OUT)).astype(np.int64))
-    few = _take(held_out, np.linspace(0, count - 1, min(count, COPIED)).astype(np.int64))
-    broken: dict[str, list[Feed]] = {"missing": [{name: np.full_like(values, _gap(values)) for name, values in few.items()}]}
+    count, width = len(next(iter(held_out.values()))), len(held_out)
+    yield "held out", _take(held_out, _spread(count, min(count, HELD_OUT)))
+    few = _take(held_out, _spread(count, min(count, COPIED, max(1, CELLS // (width * width)))))
+    waiting: dict[str, list[Feed]] = {}
+    for kind, feed in _broken(few):
+        waiting.setdefault(kind, []).append(feed)
+        if width * len(waiting[kind]) * len(next(iter(few.values()))) >= CELLS:
+            yield kind, _joined(waiting.pop(kind))
+    for kind, feeds in waiting.items():
+        yield kind, _joined(feeds)
+
+
+def _broken(few: Feed) -> Iterator[tuple[str, Feed]]:
+    yield "missing", {name: np.full_like(values, _gap(values)) for name, values in few.items()}
     for name, values in few.items():
-        broken["missing"].append({**few, name: np.full_like(values, _gap(values))})
+        yield "missing", {**few, name: np.full_like(values, _gap(values))}
         kind, odds = ("unseen", UNSEEN) if values.dtype == object else ("extreme", EXTREME)
-        broken.setdefault(kind, []).extend({**few, name: np.full_like(values, odd)} for odd in odds)
-    for kind, feeds in broken.items():
-        yield kind, {name: np.concatenate([feed[name] for feed in feeds]) for name in few}
+        for odd in odds:
+            yield kind, {**few, name: np.full_like(values, odd)}
+
+
+def _joined(feeds: list[Feed]) -> Feed:
+    """One feed of many: one call of a library for thousands of rows costs little more than one for a few."""
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+def _spread(count: int, wanted: int) -> np.ndarray:
+    return np.linspace(0, count - 1, wanted).astype(np.int64)
 
 
 def _take(feed: Feed, positions: np.ndarray) -> Feed:

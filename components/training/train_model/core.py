@@ -110,6 +110,8 @@ def fit(train: DatasetFolder, validation: DatasetFolder, contract: Contract, opt
     data.target_of(contract)
     params = parameters.complete(options.algorithm, options.params, task)
     calibrate.check(options.calibration, task)
+    if options.early_stopping_rounds < 0:
+        raise UserError(f"early_stopping_rounds is {options.early_stopping_rounds}", where="train_model", remedy="give 0 for never, or more")
     frame, target = data.read(train.scan(), contract, f"train rows {train.path.name}")
     labels = data.find_labels(target, contract)
     learned = data.part(frame, target, contract, labels, "train rows")

@@ -7,11 +7,12 @@ import polars as pl
 
 from kfp_foundry.components.common import rows
 from kfp_foundry.components.common.artifacts.model import Label, as_labels
-from kfp_foundry.components.common.contract import Contract, Task
+from kfp_foundry.components.common.contract import Contract, Task, Type
 from kfp_foundry.components.common.errors import DataError, UserError, close_names
 
 YES = ("yes", "y", "true", "t", "1", "positive", "pos")
-SHOWN = 20
+NUMBERS = (Type.INTEGER, Type.NUMBER, Type.BOOLEAN)
+CLASSES = (Type.STRING, *NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,17 @@ def target_of(contract: Contract) -> str:
     """The target's name, once it is clear that a model can be trained.
 
     Raises:
-        UserError: The contract names no target or no feature.
+        UserError: The contract names no target or no feature, or a target of a type that does not suit the task.
     """
     if contract.target is None or contract.task is None:
         raise UserError(
             "the contract names no target", where="train_model", remedy="give `target` when the contract is inferred, or a field the role target"
         )
+    kind = contract.field(contract.target).type
+    allowed = CLASSES if contract.is_classification else NUMBERS
+    if kind not in allowed:
+        remedy = f"choose a column of another type ({', '.join(allowed)}), or another task"
+        raise UserError(f"target {contract.target!r} is a {kind}, the task is {contract.task}", where="train_model", remedy=remedy)
     if not contract.features:
         raise UserError("no column has the role feature", where="train_model", remedy="give at least one column of the contract the role feature")
     return contract.target

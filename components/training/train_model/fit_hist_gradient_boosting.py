@@ -12,6 +12,7 @@ from kfp_foundry.components.common.onnx import hist_gradient_trees
 from kfp_foundry.components.common.onnx.heads import Link
 from kfp_foundry.components.training.train_model.learner import Fitted, Job
 
+NOTHING = "No round of boosting made the validation loss smaller, so every row gets the same prediction: the features tell nothing."
 EXPONENTIAL = ("poisson", "gamma")  # losses whose scores are logarithms
 
 
@@ -47,6 +48,7 @@ def fit(job: Job) -> Fitted:
         curve={"train": _losses(model.train_score_), "validation": _losses(model.validation_score_)} if job.stops_early else {},
         loss=str(model.loss),
         rounds=len(trees),
+        notes=() if trees else (NOTHING,),
     )
 
 
