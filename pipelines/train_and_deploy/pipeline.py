@@ -112,9 +112,7 @@ def train_and_deploy(
         max_p99_ms: Slowest allowed 99th percentile of the endpoint's answers, in milliseconds; 0: only reported.
         seed: Seed of the split and of the training.
     """
-    table = with_settings(
-        ingest_table(source=source, query=query, where=where, max_rows=max_rows, on_bad_rows=on_bad_rows), cached=False, attempts=3
-    )
+    table = with_settings(ingest_table(source=source, query=query, where=where, max_rows=max_rows, on_bad_rows=on_bad_rows), cached=False, attempts=3)
     agreed = with_settings(
         infer_contract(
             dataset=table.outputs["dataset"],

@@ -74,7 +74,7 @@ def test_the_printed_curl_line_works_when_pasted(first_run):
 def test_a_second_run_finds_the_champion_and_duplicates_nothing(laptop, first_run):
     done = laptop.train(source="flights.csv", target="late", model_name="late")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the challenger is the champion" in laptop.summary()["reason"]
+    assert "The challenger is the champion" in laptop.summary()["reason"]
     assert laptop.summary()["version"] == "1"
 
 

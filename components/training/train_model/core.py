@@ -67,29 +67,39 @@ def run(train: Artifact, validation: Artifact, contract: Artifact, model: Artifa
     words = Contract.load(contract.path)
     tables = {"train": DatasetFolder.open(train), "validation": DatasetFolder.open(validation)}
     result = fit(tables["train"], tables["validation"], words, chosen)
-    trained = result.trained
-    record = ModelRecord(
-        algorithm=chosen.algorithm,
-        task=trained.task,
-        target=data.target_of(words),
-        labels=trained.labels,
+    record = describe(result, words, chosen, tables)
+    page(record, result.trained, words).save(report.path)
+    publish(model, result, record, words)
+    metrics.metadata.update(result.metrics)
+    log.info("trained %s on %s rows: %s", chosen.algorithm, f"{len(result.train):,}", result.metrics)
+
+
+def describe(result: Result, contract: Contract, options: Options, tables: Mapping[str, DatasetFolder]) -> ModelRecord:
+    """The record of a training: what it was made of, how, and how good it is."""
+    return ModelRecord(
+        algorithm=options.algorithm,
+        task=result.trained.task,
+        target=data.target_of(contract),
+        labels=result.trained.labels,
         outputs=result.outputs,
         params=result.params,
-        options={name: value for name, value in asdict(chosen).items() if name not in ("algorithm", "params", "seed")},
-        seed=chosen.seed,
-        rounds=trained.fitted.rounds,
+        options={name: value for name, value in asdict(options).items() if name not in ("algorithm", "params", "seed")},
+        seed=options.seed,
+        rounds=result.trained.fitted.rounds,
         rows={"train": len(result.train), "validation": len(result.validation), "dropped": result.train.dropped + result.validation.dropped},
         fingerprints={name: table.facts.fingerprint for name, table in tables.items()},
         metrics=result.metrics,
         importance=result.importance,
         parity=result.parity,
-        versions={name: version(name) for name in LIBRARIES[chosen.algorithm]},
+        versions={name: version(name) for name in LIBRARIES[options.algorithm]},
     )
-    served = words.model_copy(update={"positive": trained.labels[1]}) if trained.task is Task.BINARY else words
-    page(record, trained, served).save(report.path)
+
+
+def publish(model: Artifact, result: Result, record: ModelRecord, contract: Contract) -> None:
+    """Writes the Model; its contract names the positive label even if the given one left it open."""
+    trained = result.trained
+    served = contract.model_copy(update={"positive": trained.labels[1]}) if trained.task is Task.BINARY else contract
     ModelFolder.write(model, result.onnx, served, record, native_files(trained), result.train.frame)
-    metrics.metadata.update(result.metrics)
-    log.info("trained %s on %s rows: %s", chosen.algorithm, f"{len(result.train):,}", result.metrics)
 
 
 def fit(train: DatasetFolder, validation: DatasetFolder, contract: Contract, options: Options) -> Result:
