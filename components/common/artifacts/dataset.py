@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from kfp_foundry.components.common.files import new_folder, write_json
 
 RECORD = "dataset.json"
 PART = "part-00000.parquet"
+COLUMNS_READ = 16  # at once, for the fingerprint
 ROW_GROUP = 262_144  # rows; fixed, so that the same rows give the same bytes
 
 
@@ -124,8 +124,11 @@ def fingerprint(table: ds.Dataset) -> str:
     Each column has a digest of its values (a missing one counts as zero or empty), of the rows in which they are missing, and of
     the lengths of texts; each runs over the whole column, so that batches leave no trace.
     """
+    names = table.schema.names
+    size = max(1, min(COLUMNS_READ, (len(names) + 1) // 2))  # a scan has a price of its own, which a wide table must not pay for each column
+    groups = [names[start : start + size] for start in range(0, len(names), size)]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        columns = list(pool.map(lambda name: _column_digest(table, name), table.schema.names))
+        columns = [digest for digests in pool.map(lambda group: _digests(table, group), groups) for digest in digests]
     whole = hashlib.sha256()
     for field, digest in zip(table.schema, columns, strict=True):
         whole.update(json.dumps([field.name, str(field.type)]).encode())
@@ -133,31 +136,40 @@ def fingerprint(table: ds.Dataset) -> str:
     return whole.hexdigest()
 
 
-def _column_digest(table: ds.Dataset, name: str) -> bytes:
-    values, missing, lengths = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-    row = 0
-    for array in _arrays(table, name):
+def _digests(table: ds.Dataset, names: list[str]) -> list[bytes]:
+    columns = [_ColumnDigest() for _ in names]
+    for batch in table.scanner(columns=names, use_threads=False).to_batches():
+        for column, array in zip(columns, batch.columns, strict=True):
+            column.add(_plain(array))
+    return [column.digest() for column in columns]
+
+
+class _ColumnDigest:
+    def __init__(self) -> None:
+        self.values, self.missing, self.lengths = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        self.rows = 0
+
+    def add(self, array: pa.Array) -> None:
         if array.null_count:
-            missing.update((np.flatnonzero(pc.is_null(array).to_numpy(zero_copy_only=False)) + row).tobytes())
-        row += len(array)
+            self.missing.update((np.flatnonzero(pc.is_null(array).to_numpy(zero_copy_only=False)) + self.rows).tobytes())
+        self.rows += len(array)
         if pa.types.is_large_string(array.type):
             texts = array.fill_null("") if array.null_count else array
-            lengths.update(pc.binary_length(texts).to_numpy(zero_copy_only=False))
-            values.update(_text(texts))
+            self.lengths.update(pc.binary_length(texts).to_numpy(zero_copy_only=False))
+            self.values.update(_text(texts))
         else:
-            values.update(_numbers(array))
-    return values.digest() + missing.digest() + lengths.digest()
+            self.values.update(_numbers(array))
+
+    def digest(self) -> bytes:
+        return self.values.digest() + self.missing.digest() + self.lengths.digest()
 
 
-def _arrays(table: ds.Dataset, name: str) -> Iterator[pa.Array]:
-    for batch in table.scanner(columns=[name], use_threads=False).to_batches():
-        array = batch.column(0)
-        if pa.types.is_dictionary(array.type):
-            array = array.dictionary_decode()
-        if pa.types.is_string(array.type) or pa.types.is_string_view(array.type) or pa.types.is_null(array.type):
-            array = array.cast(pa.large_string())
-        if len(array):
-            yield array
+def _plain(array: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if pa.types.is_string(array.type) or pa.types.is_string_view(array.type) or pa.types.is_null(array.type):
+        array = array.cast(pa.large_string())
+    return array
 
 
 def _text(array: pa.LargeStringArray) -> memoryview:

@@ -72,13 +72,15 @@ class Request:
         Raises:
             UserError: A column is not there; the message says the close names.
         """
+        there = set(names)
         wanted = list(self.columns) or names
         asked = self.condition().meta.root_names() if self.where else []
         for parameter, group in (("columns", wanted), ("where", asked)):
             for name in group:
-                if name not in names:
+                if name not in there:
                     raise UserError(f"{parameter} names {name!r}, which is not a column", where="ingest_table", remedy=close_names(name, names))
-        return [name for name in names if name in wanted or name in asked]
+        kept = {*wanted, *asked}
+        return [name for name in names if name in kept]
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Table:
                     f"where {request.where!r} does not fit the columns: {said}", where="ingest_table", remedy=f"{types}; repair it"
                 ) from error
             rows = rows.filter(condition)
-        wanted = list(request.columns) or schema.names()
+        wanted = set(request.columns or schema.names())
         rows = rows.select(name for name in schema.names() if name in wanted)
         if request.max_rows:
             rows = rows.head(request.max_rows)
