@@ -166,3 +166,28 @@ def ingest(artifact, tmp_path: Path):
         return frame, bad, (tmp_path / "report").read_text()
 
     return run
+
+
+@pytest.fixture
+def compiled(tmp_path: Path):
+    """Compiles a pipeline function to a file in the test's folder."""
+    from kfp import compiler
+
+    def compile_pipeline(pipeline) -> Path:
+        path = tmp_path / f"{pipeline.name}.yaml"
+        compiler.Compiler().compile(pipeline, str(path))
+        return path
+
+    return compile_pipeline
+
+
+@pytest.fixture
+def execute(compiled, tmp_path: Path):
+    """Runs a pipeline function with arguments, in a home of the test's own."""
+
+    from kfp_foundry.run import run_pipeline
+
+    def run(pipeline, home: Path = tmp_path / "home", fresh: bool = False, **arguments):
+        return run_pipeline(compiled(pipeline), arguments, home, fresh=fresh)
+
+    return run

@@ -1,5 +1,6 @@
 """A compiled pipeline, read as plain data: what KFP calls its intermediate representation."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from kfp_foundry.components.common.errors import DataError
+from kfp_foundry.components.common.errors import UserError
 
 try:
     from yaml import CSafeLoader as _Loader
@@ -47,35 +48,36 @@ class Compiled:
         'train-and-deploy'
     """
 
-    def __init__(self, documents: list[dict[str, Any]], where: str) -> None:
+    def __init__(self, documents: list[dict[str, Any]], where: str, sha256: str) -> None:
         self.documents = documents
         self.spec = documents[0]
         self.where = where
+        self.sha256 = sha256
 
     @classmethod
     def load(cls, path: str | Path) -> "Compiled":
         """Reads a compiled pipeline.
 
         Raises:
-            DataError: The file is missing, is not YAML, or is not a compiled pipeline.
+            UserError: The file is missing, is not YAML, or is not a compiled pipeline.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not a text file"
-            raise DataError(f"cannot be read: {reason}", where=str(path), remedy="give a compiled pipeline (see: kfp-foundry list)") from error
+            raise UserError(f"cannot be read: {reason}", where=str(path), remedy="give a compiled pipeline (see: kfp-foundry list)") from error
         return cls.parse(text, str(path))
 
     @classmethod
     def parse(cls, text: str, where: str) -> "Compiled":
-        """Reads a compiled pipeline from its text; raises `DataError` as `load` does."""
+        """Reads a compiled pipeline from its text; raises `UserError` as `load` does."""
         try:
             documents = list(yaml.load_all(text, Loader=_Loader))
         except yaml.YAMLError as error:
-            raise DataError(f"not valid YAML: {' '.join(str(error).split())}", where=where, remedy="compile the pipeline again") from error
+            raise UserError(f"not valid YAML: {' '.join(str(error).split())}", where=where, remedy="compile the pipeline again") from error
         if not documents or not isinstance(documents[0], dict) or not {"root", "pipelineInfo", "schemaVersion"} <= documents[0].keys():
-            raise DataError("not a compiled pipeline of KFP v2", where=where, remedy="compile it with: kfp-foundry compile FILE.py")
-        return cls(documents, where)
+            raise UserError("not a compiled pipeline of KFP v2", where=where, remedy="compile it with: kfp-foundry compile FILE.py")
+        return cls(documents, where, hashlib.sha256(text.encode()).hexdigest())
 
     @property
     def name(self) -> str:

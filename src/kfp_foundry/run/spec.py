@@ -1,20 +1,16 @@
 """A compiled pipeline: reading it, what of it can run on this machine, and the names of its steps."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kfp_foundry.components.common.errors import UserError, close_names
+from kfp_foundry.ir import Compiled
 
 LARGEST_ARGUMENT = 131_071  # bytes of one command line argument on Linux
 _WRAPPER = re.compile(r"(exit-handler|condition|condition-branches)-\d+")
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -32,17 +28,8 @@ class Pipeline:
         Raises:
             UserError: The file cannot be read, is not a compiled pipeline, or holds what runs only on a cluster.
         """
-        where = str(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-            spec = next(iter(yaml.load_all(text, Loader=_Loader)), None)
-        except OSError as error:
-            raise UserError(f"cannot be read: {error.strerror}", where=where, remedy="check the path") from error
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError("is not YAML", where=where, remedy="compile the pipeline again") from error
-        if not isinstance(spec, dict) or not {"root", "pipelineInfo", "deploymentSpec"} <= spec.keys():
-            raise UserError("is not a compiled pipeline", where=where, remedy="compile it with `kfp-foundry compile` or kfp.compiler")
-        pipeline = cls(path, spec, hashlib.sha256(text.encode()).hexdigest())
+        compiled = Compiled.load(path)
+        pipeline = cls(path, compiled.spec, compiled.sha256)
         pipeline._check()
         return pipeline
 
@@ -77,7 +64,7 @@ class Pipeline:
         where = str(self.path)
         if self.root.get("inputDefinitions", {}).get("artifacts"):
             raise UserError("the pipeline has artifact inputs", where=where, remedy="take a path as parameter and use dsl.importer inside")
-        for label, executor in self.spec["deploymentSpec"]["executors"].items():
+        for label, executor in self.spec.get("deploymentSpec", {}).get("executors", {}).items():
             command = " ".join(str(word) for word in executor.get("container", {}).get("command", []))
             if "importer" in executor or ("kfp.dsl.executor_main" in command and "--component_module_path" in command):
                 continue
