@@ -9,36 +9,25 @@ a clean copy, from which Polars then reads.
 
 import csv
 import io
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import numpy.typing as npt
 
 from kfp_foundry.components.common.errors import DataError
 from kfp_foundry.components.ingestion.ingest_table.bad_rows import BadRow, Quarantine, readable
 from kfp_foundry.components.ingestion.ingest_table.dialect import Dialect
+from kfp_foundry.components.ingestion.ingest_table.grid import NEWLINE, Columns, Grid, is_regular, is_text, look, measure, separators
 
 BLOCK = 1 << 18  # bytes read at once; what is made of them fits into a core's cache, which is worth a third of the time
+AHEAD = 4  # blocks that wait for their turn
 LONGEST = 1 << 24  # bytes; a record beyond this is a quote that was never closed
 JOINED = 1_000  # lines that one quoted field may span in an irregular block
 SAMPLE_FIRST, SAMPLE_LATER, SAMPLE_BYTES = 2_000, 4, 1 << 24
-NEWLINE, RETURN, QUOTE, ZERO, PLUS, MINUS, SPACE, TAB = b'\n\r"0+- \t'
-
-Bytes = npt.NDArray[np.uint8]
-Places = npt.NDArray[np.int64]
-Marks = npt.NDArray[np.bool_]
-
-# The first byte of a value that needs a second look: a zero, a sign, a space.
-_TELLING = np.zeros(256, dtype=bool)
-_TELLING[[ZERO, PLUS, MINUS, SPACE, TAB]] = True
-_BLANK = np.zeros(256, dtype=bool)
-_BLANK[[SPACE, TAB]] = True
-# The last byte of a value that needs a second look.
-_CLOSING = np.zeros(256, dtype=bool)
-_CLOSING[[RETURN, QUOTE, SPACE, TAB]] = True
 
 
 @dataclass
@@ -60,8 +49,8 @@ class Structure:
     path: Path
     skip: int
     zero_led: list[str | None]
-    plus_led: Marks
-    padded: Marks
+    plus_led: Columns
+    padded: Columns
     rows: int = 0
     sample: list[bytes] = field(default_factory=list)
     blank: int = 0
@@ -98,12 +87,13 @@ class _Pass:
         self.line = dialect.line
         self.offset = dialect.body
         self.room = room
+        self.waiting: deque[tuple[bytes, Future[Grid | None]]] = deque()
         self.copy = _Copy(path, copy_to, dialect.body)
         none: list[str | None] = [None] * self.width
         self.found = Structure(path, dialect.line - 1, none, np.zeros(self.width, bool), np.zeros(self.width, bool))
 
     def run(self) -> Structure:
-        with self.copy, self.copy.source.open("rb") as file:
+        with self.copy, self.copy.source.open("rb") as file, ThreadPoolExecutor(2) as pool:
             file.seek(self.dialect.body)
             carry, last = b"", False
             while not last or carry:
@@ -113,97 +103,66 @@ class _Pass:
                 block = carry + block
                 if last and block and not block.endswith(b"\n"):
                     block += b"\n"
-                used = self._take(block, last) if block else 0
+                used = 0 if b'"' in block else block.rfind(b"\n") + 1
+                if used:  # without quotes lines are records, and blocks can be looked at side by side
+                    lines = block[:used]
+                    self.waiting.append((lines, pool.submit(look, lines, self.width, self.delimiter)))
+                    self._settle(AHEAD)
+                elif block:
+                    self._settle(0)
+                    used = self._take(block, last)
                 carry = block[used:]
-                self.offset += used
+            self._settle(0)
         if self.copy.path is not None:
             self.found.path, self.found.skip = self.copy.path, 0
         return self.found
 
+    def _settle(self, left: int) -> None:
+        """Takes over what was seen in blocks, in their order, until only so many are left."""
+        while len(self.waiting) > left:
+            lines, future = self.waiting.popleft()
+            grid = future.result()
+            if grid is None:
+                self._take(lines, False)
+                continue
+            self._add(lines, grid)
+            self.line += grid.rows
+            self.offset += len(lines)
+
     def _take(self, block: bytes, last: bool) -> int:
         """Handles the whole records of a block; returns how many bytes these are."""
         data = np.frombuffer(block, np.uint8)
-        places = self._separators(data, block)
-        if places is None:
-            return self._patiently(block, last)
-        ends = np.flatnonzero(data[places] == NEWLINE)
+        quoted = b'"' in block
+        places = separators(data, quoted, self.delimiter)
+        ends = np.flatnonzero(data[places] == NEWLINE) if places is not None else None
+        if places is None or ends is None or (len(ends) == 0 and (last or len(block) > LONGEST)):
+            used = self._patiently(block, last)
+            self.offset += used
+            return used
         if len(ends) == 0:
-            return self._patiently(block, last) if last or len(block) > LONGEST else 0
+            return 0
         used = int(places[ends[-1]]) + 1
         places = places[: ends[-1] + 1]
-        regular = len(places) == len(ends) * self.width and bool((ends == np.arange(1, len(ends) + 1) * self.width - 1).all())
-        if regular and self.width == 1:  # a blank line is a grid of one column too
-            first = data[np.concatenate([[0], places[:-1] + 1])]
-            regular = not (_BLANK[first] | (first == NEWLINE) | (first == RETURN)).any()
-        if regular and _is_text(block, used):
-            self._measure(block, data, places)
+        if is_regular(data, places, ends, self.width) and is_text(block[:used]):
+            self._add(block, measure(data[:used], places, quoted, self.width, self.delimiter))
         else:
             starts = np.concatenate([[0], places[ends] + 1])
             widths = np.diff(ends, prepend=-1)
             self._sift(block, [(int(a), int(b), int(w)) for a, b, w in zip(starts[:-1], starts[1:], widths, strict=True)])
-        self.line += block.count(b"\n", 0, used) if b'"' in block else len(ends)
+        self.line += block.count(b"\n", 0, used)
+        self.offset += used
         return used
 
-    def _separators(self, data: Bytes, block: bytes) -> Places | None:
-        """Delimiters and line ends outside quotes; None if a quote stands where none may."""
-        if b'"' not in block:
-            return np.flatnonzero((data == self.delimiter) | (data == NEWLINE))
-        places = np.flatnonzero((data == self.delimiter) | (data == NEWLINE) | (data == QUOTE))
-        quotes = data[places] == QUOTE
-        inside = np.cumsum(quotes) & 1 == 1
-        opening, closing = places[quotes & inside], places[quotes & ~inside]
-        before = data[opening - 1]
-        before[opening == 0] = NEWLINE
-        after = data[np.minimum(closing + 1, len(data) - 1)]
-        proper = (before == self.delimiter) | (before == NEWLINE) | (before == QUOTE)
-        ended = (after == self.delimiter) | (after == NEWLINE) | (after == RETURN) | (after == QUOTE) | (closing == len(data) - 1)
-        if not (proper.all() and ended.all()):
-            return None
-        outside: Places = places[~quotes & ~inside]
-        return outside
-
-    def _measure(self, block: bytes, data: Bytes, places: Places) -> None:
-        """Counts the rows of a regular block, and looks at the first and last byte of every value."""
-        self.found.rows += len(places) // self.width
-        starts = np.empty_like(places)
-        starts[0] = 0
-        starts[1:] = places[:-1] + 1
-        if b'"' in block:
-            starts = starts + (data[starts] == QUOTE)
-        telling = np.flatnonzero(_TELLING[data[starts]])
-        if len(telling):
-            self._look(data, starts[telling], telling % self.width)
-        closing = np.flatnonzero(_CLOSING[data[places - 1]])  # the very first value, if empty, sees the block's last byte: a newline
-        if len(closing):
-            self._look_back(data, places[closing] - 1, closing % self.width)
-        self._keep(block, places)
-
-    def _look_back(self, data: Bytes, ends: Places, columns: Places) -> None:
-        last = data[ends]
-        for mark in (RETURN, QUOTE):  # the space of `"a "` and a carriage return stands before them
-            ends = ends - (last == mark)
-            last = data[ends]
-        self.found.padded[columns[_BLANK[last] & (last != self.delimiter)]] = True
-
-    def _look(self, data: Bytes, starts: Places, columns: Places) -> None:
-        first = data[starts]
-        self.found.padded[columns[_BLANK[first] & (first != self.delimiter)]] = True
-        self.found.plus_led[columns[first == PLUS]] = True
-        digits = starts + ((first == MINUS) | (first == PLUS))
-        room = digits + 1 < len(data)
-        digits, columns = digits[room], columns[room]
-        following = data[digits + 1]
-        led = (data[digits] == ZERO) & (following >= ZERO) & (following <= ZERO + 9)
-        for column in np.flatnonzero(np.bincount(columns[led], minlength=self.width)):
-            if self.found.zero_led[column] is None:
-                at = int(starts[room][led & (columns == column)][0])
-                self.found.zero_led[column] = _value(data, at, self.delimiter)
-
-    def _keep(self, block: bytes, places: Places) -> None:
-        """Keeps some rows of this block for the sample."""
+    def _add(self, block: bytes, grid: Grid) -> None:
+        """Adds what was seen in a block, and keeps some of its rows for the sample."""
+        self.found.rows += grid.rows
+        self.found.plus_led |= grid.plus_led
+        self.found.padded |= grid.padded
+        for column, example in grid.zero_led.items():
+            self.found.zero_led[column] = self.found.zero_led[column] or example
         wanted = SAMPLE_LATER if self.found.sample else SAMPLE_FIRST
         if self.room > 0:
-            stop = int(places[min(wanted * self.width, len(places)) - 1]) + 1
+            stop = int(grid.places[min(wanted * self.width, len(grid.places)) - 1]) + 1
             self.found.sample.append(block[:stop])
             self.room -= stop
 
@@ -309,15 +268,16 @@ class _Pass:
         return "a quoted field that does not end properly", 'close the quote, and write a quote inside a quoted field twice ("")'
 
     def _again(self, clean: bytes) -> None:
-        """Measures the rows that are left of an irregular block."""
+        """Adds the rows that are left of an irregular block."""
         if clean:
             data = np.frombuffer(clean, np.uint8)
-            places = self._separators(data, clean)
+            quoted = b'"' in clean
+            places = separators(data, quoted, self.delimiter)
             if places is None:
                 raise DataError(
                     f"the quotes near line {self.line} cannot be understood", where=self.name, remedy="write the file anew with proper quotes"
                 )
-            self._measure(clean, data, places)
+            self._add(clean, measure(data, places, quoted, self.width, self.delimiter))
 
 
 class _Copy:
@@ -356,24 +316,7 @@ class _Copy:
             self._file.close()
 
 
-def _is_text(block: bytes, used: int) -> bool:
-    if block.isascii():
-        return True
-    try:
-        block[:used].decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _not_text(error: UnicodeDecodeError, offset: int) -> tuple[str, str]:
     byte = error.object[error.start]
     reason = f"not UTF-8: byte 0x{byte:02x} at offset {offset + error.start:,} of the file"
     return reason, 'if the file is written in a Western code page, set encoding="cp1252"'
-
-
-def _value(data: Bytes, at: int, delimiter: int) -> str:
-    text = data[at : at + 64].tobytes()
-    for mark in (bytes([delimiter]), b"\n", b"\r", b'"'):
-        text = text.split(mark)[0]
-    return text.decode("utf-8", "replace")
