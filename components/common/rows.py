@@ -8,6 +8,7 @@ Rules that hold for every model:
 
 import datetime as dt
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
@@ -162,6 +163,8 @@ def _to_text(value: Any, field: FieldSpec) -> str:
 
 
 def _to_integer(value: Any, field: FieldSpec) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):  # by way of a float a long one would lose digits
+        value = int(value)
     number = _to_number(value, field) if not isinstance(value, int) or isinstance(value, bool) else value
     if number != int(number) or not -_INT64 <= number < _INT64:
         raise ValueError(f"{_shown(value)} is not a 64-bit whole number")
@@ -169,7 +172,7 @@ def _to_integer(value: Any, field: FieldSpec) -> int:
 
 
 def _to_number(value: Any, field: FieldSpec) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)) or "_" in str(value):
         raise ValueError(f"{_shown(value)} is not a number")
     try:
         number = float(value)

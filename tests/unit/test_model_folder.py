@@ -98,6 +98,15 @@ def test_one_changed_byte_is_found_and_the_file_named(copy, name):
         ModelFolder.open(copy)
 
 
+def test_a_whole_folder_of_another_model_is_found(trained, make_model, tmp_path):
+    from kfp import dsl
+
+    other = make_model(tmp_path / "other")
+    artifact = dsl.Model(name="model", uri=str(other.path), metadata=dict(trained[0].metadata))
+    with pytest.raises(IntegrityError, match=r"digest mismatch: model.onnx is another model's"):
+        ModelFolder.open(artifact)
+
+
 def test_a_missing_file_is_named(copy):
     (copy / "native" / "model.txt").unlink()
     with pytest.raises(IntegrityError, match=r"native/model.txt: the file is missing; run the training step again"):

@@ -88,7 +88,8 @@ class ModelFolder:
             check: Whether to compare every file with its digest.
 
         Raises:
-            IntegrityError: A file is missing, or is not what its digest says; the message names it.
+            IntegrityError: A file is missing, or is not what its digest says, or the whole folder is not the one that the artifact
+                names; the message names the file.
         """
         path = Path(artifact if isinstance(artifact, (str, Path)) else artifact.path)
         try:
@@ -100,7 +101,11 @@ class ModelFolder:
             raise IntegrityError(
                 f"not a whole model: {str(error).splitlines()[0]}", where=f"model {path}", remedy="run the training step again"
             ) from error
-        return cls(path, Contract.load(path / CONTRACT), record, digests)
+        model = cls(path, Contract.load(path / CONTRACT), record, digests)
+        promised = "" if isinstance(artifact, (str, Path)) else artifact.metadata.get("digest", "")
+        if check and promised and promised != model.digest:
+            raise IntegrityError(f"digest mismatch: {ONNX} is another model's", where=f"model {path}", remedy="run the training step again")
+        return model
 
     @property
     def digest(self) -> str:
