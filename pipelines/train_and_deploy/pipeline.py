@@ -234,7 +234,7 @@ def train_and_deploy(
             evaluation=evaluated.outputs["evaluation"],
             comparison=compared.outputs["verdict"],
             registration=registered.outputs["registration"],
-            endpoint=deployed.outputs["endpoint"],
+            endpoint=promoted.outputs["serving"],
             endpoint_check=verified.outputs["verdict"],
             ingestion_page=table.outputs["report"],
             contract_page=agreed.outputs["report"],

@@ -46,7 +46,7 @@ def promote(artifact):
         where = artifact("endpoint")
         given = {"name": "flights", "url": "http://127.0.0.1:1", "revision": digest, "traffic": 0} | fields
         Endpoint(**given).write(where)
-        return core.run("flights", version, comparison, endpoint, where, alias)
+        return core.run("flights", version, core.Gates(comparison, endpoint), where, artifact("serving"), alias)
 
     return run
 
@@ -170,6 +170,17 @@ def test_traffic_goes_to_the_challenger_before_the_registry_names_it(versions, p
     refused.commit()
     assert promote("2", digests["2"], url=second.url, traffic=100) == (True, "2")
     assert tags("1")["stage"] == "archived"
+
+
+def test_what_serves_afterwards_is_told_with_the_address_that_stays(versions, promote, tmp_path):
+    digests = versions(2)
+    first = local_server.start(tmp_path / "model1", "flights")
+    promote("1", digests["1"], url=first.url, traffic=100)
+    second = local_server.start(tmp_path / "model2", "flights")
+    assert second.url != first.url
+    promote("2", digests["2"], url=second.url, traffic=100)
+    serving = Endpoint.read(tmp_path / "serving")
+    assert (serving.url, serving.revision) == (first.url, digests["2"])
 
 
 def test_a_candidate_that_failed_its_verification_is_ended_and_the_champion_serves_on(versions, promote, tmp_path):

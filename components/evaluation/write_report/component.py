@@ -40,7 +40,7 @@ def write_report(
         evaluation: The challenger's evaluation.
         comparison: Verdict of the comparison with the champion.
         registration: What the registry recorded.
-        endpoint: Where the model answers.
+        endpoint: Where the model answers that serves after the run.
         endpoint_check: Verdict of the endpoint's verification.
         ingestion_page: Report of `ingest_table`.
         contract_page: Report of `infer_contract`.

@@ -142,8 +142,8 @@ def page(told: Run) -> Report:
 
 
 def serves(told: Run) -> bool:
-    """Whether an endpoint answers with this run's model."""
-    return told.promoted or told.endpoint.traffic > 0
+    """Whether an endpoint answers: with the challenger, or with the champion that stays."""
+    return told.endpoint.traffic > 0
 
 
 def _tiles(told: Run) -> dict[str, object]:

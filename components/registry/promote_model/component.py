@@ -14,6 +14,7 @@ def promote_model(
     comparison_outcome: str,
     endpoint_outcome: str,
     endpoint: dsl.Input[dsl.Artifact],
+    serving: dsl.Output[dsl.Artifact],
     alias: str = "champion",
 ) -> NamedTuple("Outputs", [("promoted", bool), ("champion", str)]):
     """Makes the challenger the champion when the gates allow it: first the traffic, then the alias in the registry.
@@ -27,6 +28,7 @@ def promote_model(
         comparison_outcome: `pass`, `warn` or `fail`: outcome of the comparison with the champion.
         endpoint_outcome: `pass`, `warn` or `fail`: outcome of the endpoint's verification.
         endpoint: Where the challenger answers.
+        serving: Where the model answers that serves after this step: the challenger, or the champion that stays.
         alias: Alias that names the champion.
 
     Returns:
@@ -35,4 +37,4 @@ def promote_model(
     """
     from kfp_foundry.components.registry.promote_model import core
 
-    return core.run(model_name, version, comparison_outcome, endpoint_outcome, endpoint, alias)
+    return core.run(model_name, version, core.Gates(comparison_outcome, endpoint_outcome), endpoint, serving, alias)

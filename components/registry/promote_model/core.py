@@ -42,9 +42,18 @@ class Gates:
 
 
 @step
-def run(model_name: str, version: str, comparison_outcome: str, endpoint_outcome: str, endpoint: Artifact, alias: str) -> tuple[bool, str]:
-    """Reads the endpoint and promotes; returns whether the challenger is the champion now, and the champion's version."""
-    return promote(tracking(), model_name, version, Gates(comparison_outcome, endpoint_outcome), Endpoint.read(endpoint), alias)
+def run(model_name: str, version: str, gates: Gates, endpoint: Artifact, serving: Artifact, alias: str) -> tuple[bool, str]:
+    """Reads the endpoint, promotes and writes what serves now; returns whether that is the challenger, and the champion's version."""
+    offered = Endpoint.read(endpoint)
+    promoted, champion = promote(tracking(), model_name, version, gates, offered, alias)
+    now_serving(offered).write(serving)
+    return promoted, champion
+
+
+def now_serving(offered: Endpoint) -> Endpoint:
+    """What answers after the decision: a local model that was promoted has taken over its endpoint's own address."""
+    current = local_server.find(offered.name) if offered.target == "local" else None
+    return current or offered
 
 
 def promote(store: Tracking, name: str, version: str, gates: Gates, endpoint: Endpoint, alias: str = "champion") -> tuple[bool, str]:
