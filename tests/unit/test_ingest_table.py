@@ -9,8 +9,9 @@ import tempfile
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 
 from kfp_foundry.components.common.errors import DataError, FoundryError, PlatformError, UserError
 from kfp_foundry.components.ingestion.ingest_table import core, structure
@@ -110,6 +111,23 @@ def test_one_late_value_decides_whatever_the_sample_said(ingest, usual, late, dt
     frame, _, _ = ingest(column(*[usual] * 3_000, late, *[usual] * 50), **options)
     assert frame.schema["x"] == dtype
     assert frame.height == (10 if "max_rows" in options else 3_051)
+
+
+VALUES = ["1", "-7", "0", "007", "+3", "2.5", "1e3", "inf", "nan", "NA", "", " 4", "true", "False", "yes", '"1,5"', '"1,234"', '"1,234.5"', "12e4567",
+          "2013-01-05", "05.01.2013", "31/12/2013", "1/2/2013", "2013-01-05 10:00:00", "10:30", "99999999999999999999", "x", '"a ""b"""']  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    values=st.lists(st.sampled_from(VALUES), min_size=1, max_size=3).flatmap(lambda some: st.lists(st.sampled_from(some), min_size=1, max_size=30))
+)
+def test_a_sample_of_one_row_gives_the_same_table_as_a_look_at_all(ingest, values):
+    results = []
+    for first in (1, 1_000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(structure, "SAMPLE_FIRST", first)
+            results.append(ingest(column(*values))[0])
+    assert_frame_equal(results[0], results[1])
 
 
 def test_column_order_and_row_order_are_kept(ingest):
@@ -234,6 +252,7 @@ def test_the_scan_agrees_with_pythons_csv_module(rows, cut, block, tmp_path_fact
         ("a,b\n1,2\n", {"where": "a >"}, r"where 'a >' is not a condition: .*write a SQL condition"),
         ("a,b\n1,2\n", {"where": "a + 1"}, r"where 'a \+ 1' does not fit the columns: filter predicate must be of type `Boolean`"),
         ("a,b\n1,2\n", {"where": "a = 'x'"}, r"does not fit the columns: cannot compare string with numeric type.*a is Int64"),
+        ("a,b\n2013-01-05,2\n", {"where": "a < '2013-06-01'"}, r"does not fit the columns: .*a is Date; a date is written DATE '2013-12-31'"),
         ("a,b\n1,2\n", {"where": "a > 5"}, r"no row is left"),
         ("a,b\n1,2\n", {"format": "parket"}, r"format is 'parket'; did you mean 'parquet'\?"),
         ("a,b\n1,2\n", {"encoding": "utf-99"}, r"encoding is 'utf-99'; did you mean"),

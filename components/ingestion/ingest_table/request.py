@@ -144,6 +144,8 @@ class Table:
             except pl.exceptions.PolarsError as error:
                 said = str(error).splitlines()[0]
                 types = ", ".join(f"{name} is {schema[name]}" for name in condition.meta.root_names())
+                if any(schema[name].is_temporal() for name in condition.meta.root_names()):
+                    types += "; a date is written DATE '2013-12-31', a time TIMESTAMP '2013-12-31 10:00:00'"
                 raise UserError(
                     f"where {request.where!r} does not fit the columns: {said}", where="ingest_table", remedy=f"{types}; repair it"
                 ) from error
