@@ -23,7 +23,7 @@ from kfp_foundry.components.common.report.page import Report
 from kfp_foundry.components.common.step import step
 
 REGISTRY = ("uri", "reason", "run_id", "tracking_uri")
-PARITY = 1e-9  # the gate of train_model, on every published model
+PARITY = "1e-9"  # the gate of train_model, on every published model
 
 
 @dataclass(frozen=True)
