@@ -125,3 +125,10 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path):
         assert list(tiny.iterdir()) == []
     finally:
         subprocess.run(["umount", tiny], check=True)
+
+
+def test_columns_whose_names_hold_dots_are_told_apart(tmp_path):
+    rows = pl.DataFrame({"a": [1, 2], **{f"a.b{i}": [i, i] for i in range(40)}})
+    first = DatasetFolder.write(tmp_path / "first", rows.lazy(), source="test").facts.fingerprint
+    other = DatasetFolder.write(tmp_path / "other", rows.with_columns(pl.col("a.b39") + 1).lazy(), source="test").facts.fingerprint
+    assert first != other
