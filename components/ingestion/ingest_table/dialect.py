@@ -14,6 +14,7 @@ DELIMITERS = (",", ";", "\t", "|")
 WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 HEAD = 1 << 18  # bytes looked at
 LINES = 200  # records looked at
+ROW_LABELS = "index"  # what pandas and R write as a first column without a name: row labels, which are identifiers
 SEPARATOR_LINE = re.compile(r"sep=([,;\t|])\r?\n")  # written by and for Excel
 NUMBER = re.compile(r"-?\d+([.,]\d+)?")
 
@@ -135,6 +136,8 @@ def _offset(head: str, lines: int) -> int:
 def _names(cells: list[str], file: str) -> tuple[list[str], tuple[str, ...]]:
     stripped = [cell.strip() for cell in cells]
     names = [name or f"column_{number}" for number, name in enumerate(stripped, start=1)]
+    if names and not stripped[0] and ROW_LABELS not in names:
+        names[0] = ROW_LABELS
     twice = [name for name, times in Counter(names).items() if times > 1]
     if twice:
         places = "; ".join(f"{name!r} at positions {', '.join(str(i) for i, n in enumerate(names, 1) if n == name)}" for name in twice[:5])
@@ -143,7 +146,7 @@ def _names(cells: list[str], file: str) -> tuple[list[str], tuple[str, ...]]:
     notes = []
     unnamed = [name for name, cell in zip(names, stripped, strict=True) if not cell]
     if unnamed:
-        notes.append(f"columns without a name in the header were named by their position: {', '.join(unnamed[:10])}")
+        notes.append(f"columns without a name in the header are called {', '.join(unnamed[:10])}")
     if sum(NUMBER.fullmatch(name) is not None for name in stripped) * 2 > len(stripped):
         notes.append("most names in the header are numbers: does the file have a header at all?")
     return names, tuple(notes)
