@@ -364,10 +364,10 @@ def test_a_decimal_mark_that_was_given_settles_what_is_ambiguous(ingest):
     assert ingest(text, decimal=".")[0]["x"].to_list() == [1234.0, 5678.0]
 
 
-def test_unnamed_columns_are_named_by_their_position(ingest):
+def test_columns_without_a_name_get_one_and_the_first_is_the_row_label(ingest):
     frame, _, page = ingest(",a,\n0,1,\n1,2,\n")
-    assert frame.columns == ["column_1", "a", "column_3"]
-    assert "named by their position: column_1, column_3" in page
+    assert frame.columns == ["index", "a", "column_3"]
+    assert "without a name in the header are called index, column_3" in page
 
 
 def test_the_report_says_what_deserves_a_look(ingest):
