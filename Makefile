@@ -21,7 +21,7 @@ demo: $(BIN)/.ready  ## Trains, registers, serves and checks a model on real fli
 	$(BIN)/kfp-foundry demo
 
 test: $(BIN)/.ready check  ## Runs every check and the whole test suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 check: $(BIN)/.ready lint types docs  ## Style, types, and that generated files are true
 
