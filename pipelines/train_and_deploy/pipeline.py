@@ -33,8 +33,13 @@ def train_and_deploy(
     target: str = "late",
     model_name: str = "",
     query: str = "",
+    columns: List[str] = [],
     where: str = "",
     max_rows: int = 0,
+    delimiter: str = "",
+    encoding: str = "",
+    decimal: str = "",
+    null_values: List[str] = [],
     on_bad_rows: str = "stop",
     contract_uri: str = "",
     task: str = "auto",
@@ -76,8 +81,13 @@ def train_and_deploy(
         target: Column to predict; a class or a number, found from its values.
         model_name: Name in the registry and of the endpoint; empty: made from the table's name and the target.
         query: SQL query, when the source is a database.
+        columns: Columns to read, the target among them; empty: all.
         where: SQL condition that rows must satisfy, such as `age >= 18`.
         max_rows: Read at most this many rows; 0 reads all.
+        delimiter: CSV delimiter, one character or `tab`; found when empty.
+        encoding: Encoding of a text file, such as `cp1252`; empty: UTF-8 or UTF-16.
+        decimal: CSV decimal mark, `.` or `,`; found when empty.
+        null_values: CSV texts that mean "missing", instead of NA, NaN, NULL and the like.
         on_bad_rows: What a line that cannot be read means: `stop`, or `quarantine` (counted and kept apart).
         contract_uri: Data contract to hold the table to; empty: one is inferred from the table.
         task: `binary`, `multiclass`, `regression`, or `auto`.
@@ -112,7 +122,22 @@ def train_and_deploy(
         max_p99_ms: Slowest allowed 99th percentile of the endpoint's answers, in milliseconds; 0: only reported.
         seed: Seed of the split and of the training.
     """
-    table = with_settings(ingest_table(source=source, query=query, where=where, max_rows=max_rows, on_bad_rows=on_bad_rows), cached=False, attempts=3)
+    table = with_settings(
+        ingest_table(
+            source=source,
+            query=query,
+            columns=columns,
+            where=where,
+            max_rows=max_rows,
+            delimiter=delimiter,
+            encoding=encoding,
+            decimal=decimal,
+            null_values=null_values,
+            on_bad_rows=on_bad_rows,
+        ),
+        cached=False,
+        attempts=3,
+    )
     agreed = with_settings(
         infer_contract(
             dataset=table.outputs["dataset"],

@@ -113,3 +113,11 @@ def test_several_classes_and_numbers_are_found_from_the_target(laptop, flights, 
     done = laptop.train(source=f"{target}.csv", target=target)
     assert done.returncode == 0, done.stdout + done.stderr
     assert metric in laptop.summary()["metrics"]
+
+
+def test_all_that_ingest_table_can_be_told_can_be_told_to_the_pipeline():
+    from kfp_foundry.components.ingestion.ingest_table.component import ingest_table
+    from kfp_foundry.pipelines.train_and_deploy.pipeline import train_and_deploy
+
+    found_from_the_content = {"format"}
+    assert set(ingest_table.component_spec.inputs) - found_from_the_content <= set(train_and_deploy.component_spec.inputs)

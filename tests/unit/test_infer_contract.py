@@ -189,7 +189,7 @@ def test_a_task_can_be_asked_for():
         ("country", "auto", "", DataError, r"target 'country': has only one value, 'DE'"),
         ("empty", "auto", "", DataError, r"target 'empty': all 400 rows miss it"),
         ("signed", "auto", "", UserError, r"target 'signed': holds Datetime.* which cannot be predicted"),
-        ("customerID", "auto", "", DataError, r"target 'customerID': class 'C00000' \(and 399 other classes\) has a single row"),
+        ("customerID", "auto", "", DataError, r"target 'customerID': class 'C00000' has a single row \(of 400 such classes\)"),
         ("Churn", "ordinal", "", UserError, r"task is 'ordinal'; choose one of: auto, binary"),
         ("Churn", "regression", "", UserError, r"task is 'regression', but the values are no numbers"),
         ("Churn", "multiclass", "", UserError, r"task is 'multiclass', but there are two different values"),
@@ -208,7 +208,15 @@ def test_a_target_that_cannot_be_learnt_is_refused(people, target, task, positiv
 
 def test_a_class_with_a_single_row_is_refused(people):
     rare = people.with_columns(pl.when(pl.int_range(pl.len()) == 3).then(pl.lit("Perhaps")).otherwise("Churn").alias("Churn"))
-    with pytest.raises(DataError, match=r"target 'Churn': class 'Perhaps' has a single row; leave such rows out"):
+    with pytest.raises(DataError, match=r"target 'Churn': class 'Perhaps' has a single row; leave such rows out with `where`"):
+        infer(rare.lazy(), Wishes(target="Churn"))
+
+
+def test_several_classes_with_a_single_row_are_counted(people):
+    rare = people.with_columns(
+        pl.when(pl.int_range(pl.len()) < 2).then(pl.format("class {}", pl.int_range(pl.len()))).otherwise("Churn").alias("Churn")
+    )
+    with pytest.raises(DataError, match=r"class 'class 0' has a single row \(of 2 such classes\)"):
         infer(rare.lazy(), Wishes(target="Churn"))
 
 
@@ -273,9 +281,30 @@ def test_quantities_and_codes_stay_features():
     assert contract_of(table, "y").features == ["price_cents", "station_id"]
 
 
-def test_a_table_without_a_feature_is_refused(people):
-    with pytest.raises(DataError, match="no column is left to predict 'Churn' from"):
-        contract_of(people.select("customerID", "country", "Churn"), "Churn")
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["customerID", "country", "Churn"], r"from; give another column, or repair one: 'customerID' is id \(its text .*\), 'country' is ignore \("),
+        (["Churn"], r"from; give another column, or repair one: the table has no other"),
+    ],
+)
+def test_a_table_without_a_feature_is_refused(people, columns, message):
+    with pytest.raises(DataError, match=f"no column is left to predict 'Churn' {message}"):
+        contract_of(people.select(columns), "Churn")
+
+
+@pytest.mark.parametrize("rows", [400, 2988, 3000, 5000])
+def test_running_numbers_are_ids_though_their_distinct_values_are_estimated_too_low(rows):
+    table = pl.DataFrame({"step": range(rows), "x": np.random.default_rng(1).normal(size=rows), "y": [0, 1] * (rows // 2)})
+    assert contract_of(table, "y").field("step").role is Role.ID
+
+
+def test_classes_that_differ_only_in_spelling_are_named(people, caplog):
+    table = people.select("age", y=pl.Series(["Yes", "No", "yes ", "NO", "maybe"] * (N // 5)))
+    found = infer(table.lazy(), Wishes(target="y"))
+    assert found.contract.task is Task.MULTICLASS
+    assert "count as different: 'NO' and 'No'; 'Yes' and 'yes '" in found.task_why
+    assert "write each class in one way" in caplog.text
 
 
 def test_a_contract_without_a_target_has_no_task(people):

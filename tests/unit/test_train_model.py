@@ -177,8 +177,10 @@ def test_the_same_rows_give_the_same_bytes_whatever_the_threads(run, monkeypatch
         (["Attrited", "Existing"], "string", ["Existing", "Attrited"], None),
         (["Attrited", "Existing"], "string", ["Attrited", "Existing"], "Existing"),
         ([1, 2], "integer", [1, 2], 2),
+        ([1.0, 0.0], "number", [0, 1], 1.0),
+        ([1.0, 0.0], "number", [1, 0], 0.0),
     ],
-    ids=["bool", "int", "whole floats", "yes and no", "rarer", "named", "named int"],
+    ids=["bool", "int", "whole floats", "yes and no", "rarer", "named", "named int", "named float", "named float zero"],
 )
 def test_labels_keep_their_type_and_the_positive_one_is_found(train, values, kind, labels, positive):
     table = customers(600).with_columns(outcome=pl.when(pl.col("spent") > 900).then(pl.lit(values[0])).otherwise(pl.lit(values[1])))

@@ -126,7 +126,8 @@ def _positive(labels: list[Label], counts: dict[Label, int], contract: Contract)
                     return label
         return min(reversed(labels), key=lambda label: counts[label])  # the rarer one; the later one of two equally frequent
     for label in labels:
-        if str(label).casefold() == str(contract.positive).casefold():
+        # A column of 0.0 and 1.0 has the labels 0 and 1, and its contract says 1.0.
+        if label == contract.positive or str(label).casefold() == str(contract.positive).casefold():
             return label
     raise DataError(
         f"the positive label {contract.positive!r} is not in the training rows",

@@ -16,7 +16,7 @@ from kfp_foundry.components.common.files import write_text
 from kfp_foundry.components.common.step import step
 from kfp_foundry.components.validation.infer_contract import limits, loaded, page
 from kfp_foundry.components.validation.infer_contract.profile import Profile, profile
-from kfp_foundry.components.validation.infer_contract.roles import Wishes, assign, check_wishes
+from kfp_foundry.components.validation.infer_contract.roles import Assigned, Wishes, assign, check_wishes
 from kfp_foundry.components.validation.infer_contract.target import find_target
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def infer(table: pl.LazyFrame, wishes: Wishes, task: str = "auto", positive: str
         raise DataError(
             f"no column is left to predict {wishes.target!r} from",
             where=name,
-            remedy="see the roles: every other column is an id, a time, or ignored",
+            remedy=f"give another column, or repair one: {_others(roles, wishes.target)}",
         )
     why = {column: assigned.why for column, assigned in roles.items() if assigned.why}
     return Agreed(contract, columns, why, target.why if target else "no target was named")
@@ -181,6 +181,13 @@ def model_name(table: str, target: str) -> str:
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.casefold()).strip("-")[:MAX_NAME].rstrip("-")
+
+
+def _others(roles: Mapping[str, Assigned], target: str, most: int = 3) -> str:
+    """The columns that are no features, and why."""
+    others = [f"{name!r} is {assigned.role} ({assigned.why})" for name, assigned in roles.items() if name != target]
+    more = f", and {len(others) - most} more" if len(others) > most else ""
+    return ", ".join(others[:most]) + more if others else "the table has no other"
 
 
 def _sentence(why: str) -> str | None:

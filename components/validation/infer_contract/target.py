@@ -1,5 +1,6 @@
 """What is predicted, found from the target's values: the task, the classes, and which class is the positive one."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -8,6 +9,8 @@ from kfp_foundry.components.common.contract import Scalar, Task, Type
 from kfp_foundry.components.common.errors import DataError, UserError, close_names
 from kfp_foundry.components.common.report.format import human
 from kfp_foundry.components.validation.infer_contract.profile import FEW, Profile
+
+log = logging.getLogger(__name__)
 
 MOST_CLASSES = 20  # different whole numbers up to which they count as classes
 ROWS_PER_CLASS = 10
@@ -49,6 +52,7 @@ def find_target(column: Profile, task: str = "auto", positive: str | Scalar = ""
             raise UserError(f"positive is {positive!r}, but the task is regression", where=where, remedy="leave it empty, or set task=binary")
         return Target(chosen, None, why)
     _check_classes(column, chosen, where)
+    why += _same_but_for_spelling(column.counts, where)
     if chosen is Task.MULTICLASS:
         if positive != "":
             raise UserError(f"positive is {positive!r}, but there are {column.distinct} classes", where=where, remedy="leave it empty")
@@ -108,12 +112,25 @@ def _check_classes(column: Profile, task: Task, where: str) -> None:
         )
     lonely = [value for value, rows in column.counts.items() if rows == 1]
     if lonely:
-        more = f" (and {len(lonely) - 1} other classes)" if len(lonely) > 1 else ""
+        more = f" (of {len(lonely)} such classes)" if len(lonely) > 1 else ""
         raise DataError(
-            f"class {sorted(lonely, key=str)[0]!r}{more} has a single row",
+            f"class {sorted(lonely, key=str)[0]!r} has a single row{more}",
             where=where,
-            remedy="leave such rows out, join rare classes, or give more rows",
+            remedy="leave such rows out with `where`, join rare classes, or give more rows",
         )
+
+
+def _same_but_for_spelling(counts: Mapping[Any, int], where: str) -> str:
+    """Classes such as `Yes` and `yes`: they stay apart, since only people know whether they are the same, and it is said."""
+    alike: dict[str, list[str]] = {}
+    for label in sorted(counts, key=str):
+        if isinstance(label, str):
+            alike.setdefault(" ".join(label.casefold().split()), []).append(repr(label))
+    found = "; ".join(" and ".join(labels) for labels in alike.values() if len(labels) > 1)
+    if not found:
+        return ""
+    log.warning("%s: classes that differ only in case or spaces count as different: %s; write each class in one way", where, found)
+    return f"; classes that differ only in case or spaces count as different: {found}"
 
 
 def _positive(counts: Mapping[Any, int], wanted: str | Scalar, where: str) -> tuple[Scalar, str]:
