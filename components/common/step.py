@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 
 def step(work: Callable[P, R]) -> Callable[P, R]:
-    """Marks the function that a component calls.
+    """Marks a function that a component calls.
 
     Inside a KFP task a failure ends the process with one line `error: ...` as the last line of the log (the traceback of an
     unexpected one stands above it). Everywhere else, as in a test, exceptions pass through untouched.

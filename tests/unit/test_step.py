@@ -1,5 +1,6 @@
 """How a step ends: one clear last line inside a task, the plain exception everywhere else."""
 
+import os
 import subprocess
 import sys
 
@@ -41,6 +42,20 @@ def end_of_task(error: str) -> tuple[int, str]:
 )
 def test_the_last_line_of_a_failed_task_says_it_all(error, code, line):
     assert end_of_task(error) == (code, line)
+
+
+@pytest.mark.parametrize(
+    ("component", "make", "line"),
+    [
+        ("compare_models", "'auc', 0.0, {'f1': 'a'}, [], 0.0, 'fail'", "compare_models: max_loss.f1: Input should be a valid number"),
+        ("evaluate_model", "'f2', 1.0, 1.0, 0.0, 0.0", "evaluate_model: threshold is 'f2'; give f1"),
+    ],
+)
+def test_a_wrong_rule_ends_a_task_as_every_other_mistake_does(component, make, line):
+    code = f"from kfp_foundry.components.evaluation.{component}.core import make_rule; make_rule({make})"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "_KFP_RUNTIME": "true"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {line}")
 
 
 def test_outside_a_task_errors_pass_through():

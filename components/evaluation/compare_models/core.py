@@ -38,6 +38,7 @@ class Contender:
     threshold: float
 
 
+@step
 def make_rule(
     metric: str, min_gain: float, max_loss: Mapping[str, float], slice_columns: Sequence[str], max_slice_loss: float, on_incomparable: str
 ) -> Rule:

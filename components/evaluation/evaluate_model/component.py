@@ -55,6 +55,6 @@ def evaluate_model(
     """
     from kfp_foundry.components.evaluation.evaluate_model import core
 
-    rule = core.Rule(threshold, cost_false_positive, cost_false_negative, min_precision, min_recall)
+    rule = core.make_rule(threshold, cost_false_positive, cost_false_negative, min_precision, min_recall)
     pages = core.Outputs(evaluation, metrics, classification_metrics, report)
     return core.run(model, test, validation, pages, rule, slice_columns, confidence, seed)

@@ -23,7 +23,7 @@ from kfp_foundry.components.evaluation.evaluate_model.page import make_page
 from kfp_foundry.components.evaluation.evaluate_model.sliced import judge_slices
 from kfp_foundry.components.evaluation.evaluate_model.thresholds import DEFAULT, Rule, choose
 
-__all__ = ["Outputs", "Rule", "evaluate", "run"]
+__all__ = ["Outputs", "Rule", "evaluate", "make_rule", "run"]
 
 CLASSES = 30  # of a confusion matrix; the rest is one class "other"
 FEW_ROWS = 100
@@ -54,6 +54,16 @@ class Outputs:
     metrics: MetricsArtifact
     classification_metrics: ClassificationArtifact
     report: Artifact
+
+
+@step
+def make_rule(method: str, cost_false_positive: float, cost_false_negative: float, min_precision: float, min_recall: float) -> Rule:
+    """The rule from the component's parameters.
+
+    Raises:
+        UserError: A number is out of range, or a word unknown.
+    """
+    return Rule(method, cost_false_positive, cost_false_negative, min_precision, min_recall)
 
 
 @step
