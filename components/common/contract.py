@@ -9,7 +9,7 @@ import datetime as dt
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Literal, Self
 
 import polars as pl
 import yaml
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from kfp_foundry.components.common.errors import UserError, close_names
 from kfp_foundry.components.common.row_rules import check_rule
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 _LINE_MARKS = "\x85\u2028\u2029\ufeff"  # PyYAML writes them as they are, and reads them back as line breaks
 
 Scalar = bool | int | float | str
@@ -173,7 +173,7 @@ class Contract(_Part):
         ('churn', ['age'])
     """
 
-    version: int = SCHEMA_VERSION
+    version: Literal[1] = Field(SCHEMA_VERSION, description="Of the words that a contract may use, not of your contract.")
     name: str = "table"
     task: Task | None = Field(None, description="binary, multiclass or regression; empty for a table without a target.")
     positive: Scalar | None = Field(None, description="For a binary target: the label whose probability is predicted.")

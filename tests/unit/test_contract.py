@@ -55,6 +55,7 @@ def test_any_contract_survives_its_file(fields):
         ("", "contract: .*valid dictionary"),
         ("{fields: [{name: age}]}", r"fields\.0\.type: Field required"),
         ("{fields: [{name: age, type: int}]}", r"fields\.0\.type: Input should be 'string', 'integer'"),
+        ("{version: 2, fields: [{name: age, type: integer}]}", r"version: Input should be 1"),
         ("{fields: [{name: age, type: integer, rolle: id}]}", r"fields\.0\.rolle: Extra inputs are not permitted"),
         (f"{{fields: [{AGE}, {AGE}]}}", "fields named twice: age"),
         ("{fields: [{name: a, type: date, role: time}, {name: b, type: date, role: time}]}", "only one field can have the role time.*a, b"),
