@@ -9,6 +9,7 @@ from kfp_foundry.components.validation.require_verdict.core import require
 
 PASS = Check(name="rows", outcome="pass", limit="at least 1", value=5)
 WARN = Check(name="origin: known values", outcome="warn", limit="EWR, JFK", value=2, message="2 values are outside what is allowed: EWR, JFK")
+GAIN = Check(name="gain: auc", outcome="fail", limit="at least 0.02", value=0.018391476353173952, message="AUC: 0.79 against 0.77.")
 FAIL = Check(name="age: range", outcome="fail", limit="0 to 120", value="-1 to 90")
 
 
@@ -26,6 +27,7 @@ def test_a_good_verdict_passes(checks, allow_warn, outcome):
     [
         ((PASS, WARN, FAIL), True, r"validate_table: 1 check failed: age: range \(found -1 to 90, allowed 0 to 120\); see its report"),
         ((PASS, WARN), False, r"1 check warned: origin: known values: 2 values are outside what is allowed: EWR, JFK; .*allow_warn=true"),
+        ((GAIN,), True, r"gain: auc \(found 0.01839, allowed at least 0.02\): AUC: 0.79 against 0.77; see its report"),
         ([FAIL] * 5, True, r"5 checks failed: .*; and 2 more; see its report"),
     ],
 )

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from kfp_foundry.components.common.artifacts.base import Artifact
 from kfp_foundry.components.common.artifacts.verdict import Check, Verdict
 from kfp_foundry.components.common.errors import GateRefused, IntegrityError
+from kfp_foundry.components.common.report.format import human
 from kfp_foundry.components.common.step import step
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def _named(checks: list[Check]) -> str:
 
 
 def _said(check: Check) -> str:
-    if check.message and check.limit in check.message:
-        return f"{check.name}: {check.message}"
-    value = f" (found {check.value}, allowed {check.limit})" if check.limit and check.value is not None else ""
-    return f"{check.name}{value}" + (f", {check.message}" if check.message else "")
+    message = check.message.removesuffix(".")
+    if message and check.limit in message:
+        return f"{check.name}: {message}"
+    value = f" (found {human(check.value)}, allowed {check.limit})" if check.limit and check.value is not None else ""
+    return f"{check.name}{value}" + (f": {message}" if message else "")
