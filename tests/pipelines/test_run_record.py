@@ -118,7 +118,9 @@ def test_an_outcome_of_fail_makes_a_run_that_went_through_refused(execute, outco
     def deciding(outcome: str):
         decide(outcome=outcome)
 
-    assert execute(deciding, outcome=outcome).exit_code == code
+    result = execute(deciding, outcome=outcome)
+    assert result.exit_code == code
+    assert [step for title, step in summary(result) if title == "said no"] == (["decide"] if outcome == "fail" else [])
 
 
 def test_the_summary_names_the_final_report_the_endpoint_and_its_curl_line(execute, tmp_path):

@@ -179,7 +179,7 @@ def _finish(folder: RunFolder, runner: Runner, done: Done, received: list[int]) 
             state = "interrupted"
         elif isinstance(error, StepFailed) and error.refused:
             state, code = "refused", REFUSED
-    elif _said_no(record):
+    elif said_no(record):
         state, code = "refused", REFUSED
     record |= {"state": state, "exit_code": code, "ended": now(), "outputs": _plain(done.values)}
     if error is not None:
@@ -188,9 +188,9 @@ def _finish(folder: RunFolder, runner: Runner, done: Done, received: list[int]) 
     return RunResult(folder.path, record, code)
 
 
-def _said_no(record: Record) -> bool:
-    """Whether a step of a run that went through returned the outcome `fail`."""
-    return any(step.get("outputs", {}).get("parameters", {}).get("outcome") == "fail" for step in record["steps"].values())
+def said_no(record: Record) -> list[str]:
+    """The steps of a run that returned the outcome `fail`."""
+    return [name for name, step in record["steps"].items() if step.get("outputs", {}).get("parameters", {}).get("outcome") == "fail"]
 
 
 def _plain(values: Values) -> Record:

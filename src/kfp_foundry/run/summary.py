@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from kfp_foundry.run.api import RunResult
+from kfp_foundry.run.api import RunResult, said_no
 from kfp_foundry.run.values import Artifact
 
 REPORT = "write-report"
@@ -28,6 +28,8 @@ def summary(run: RunResult) -> list[tuple[str, str]]:
         metrics = told.get("metrics", {})
         ranked = sorted(metrics, key=lambda name: name != told.get("primary"))
         lines.append(("metrics", ", ".join(f"{name} {metrics[name]:.4g}" for name in ranked)))
+    else:
+        lines += [("said no", step) for step in said_no(run.record)]
     lines += [(title, str(path)) for title, path in reports(run)]
     endpoint = find_endpoint(run)
     if endpoint is not None:
