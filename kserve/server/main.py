@@ -9,6 +9,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import uvicorn
 from prometheus_client import disable_created_metrics
@@ -64,6 +65,8 @@ class Options:
         for name, value, fine, remedy in ranges:
             if not fine:
                 raise UserError(f"--{name} is {value}", where="model server", remedy=remedy)
+        if quote(self.name, safe="") != self.name:
+            raise UserError(f"--name is {self.name!r}", where="model server", remedy="it stands in addresses: use letters, digits, '.', '_' and '-'")
 
 
 class Server(uvicorn.Server):

@@ -45,6 +45,11 @@ def test_the_list_says_who_serves_and_where(endpoint, capsys):
     assert re.search(rf"flights\s+serving\s+{endpoint.url}\s+\w{{12}}\s+0.25\s+\d+ s", out)
 
 
+def test_a_narrow_terminal_cuts_no_name_and_no_address(endpoint, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    assert re.search(rf"flights\s+serving\s+{endpoint.url}\s+\w{{12}}\s+0.25\s+\d+ s", call(capsys)[1])
+
+
 def test_a_killed_server_is_listed_as_dead_with_what_to_do(endpoint, capsys):
     os.kill(endpoint.pid, signal.SIGKILL)
     os.waitpid(endpoint.pid, 0)

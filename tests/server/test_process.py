@@ -52,6 +52,7 @@ def test_a_port_in_use_is_named_with_its_holder(model_copy):
     [
         (["--model", "nowhere"], r"model nowhere: no such folder; give the folder of a Model artifact"),
         (["--model", "{model}", "--threshold", "1.5"], r"--threshold is 1.5; give a probability"),
+        (["--model", "{model}", "--name", "a b/c"], r"--name is 'a b/c'; it stands in addresses"),
         (["--model", "{model}", "--threads", "0"], r"--threads is 0; give 1 or more"),
         (["--model", "{model}", "--port", "99999"], r"port is 99999; give a number between 1 and 65535"),
         (["--model", "{model}", "--host", "203.0.113.1"], r"host '203.0.113.1' cannot be listened on"),

@@ -48,11 +48,12 @@ def list_endpoints(as_json: AsJson = False) -> None:
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("Name", "State", "Address", "Model", "Threshold", "Up"):
-        table.add_column(heading, no_wrap=heading != "Name", overflow="fold")
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         threshold = "" if row.threshold is None else f"{row.threshold:.4g}"
         digest = row.revision.removeprefix("sha256:")[:12]
         table.add_row(f"[bold]{escape(row.name)}[/]", STATES[row.state], row.url, digest, threshold, _age(row))
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
     console.print(table)
     if any(row.state == "dead" for row in rows):
         console.print("\nA dead one ended without being stopped; see: kfp-foundry endpoints logs NAME", markup=False)
