@@ -1,5 +1,7 @@
 """predict: the same predictions by folder, registry and endpoint; ids kept; clear refusals."""
 
+from pathlib import Path
+
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
@@ -155,6 +157,17 @@ def test_a_csv_with_another_delimiter_and_missing_values_is_read(model, flights)
     flights.head(50).write_csv("texts.csv", separator=";", null_value="NA")
     assert main(["predict", "texts.csv", "--model", "model", "-o", "out.parquet"]) == 0
     assert_frame_equal(pl.read_parquet("out.parquet").select("probability", "prediction"), model.predict(flights.head(50)))
+
+
+def test_a_csv_that_needs_to_be_explained_is_read_as_explained(model, flights, capsys):
+    table = flights.head(50).with_columns(note=pl.lit("Zürich"), temp=pl.when(pl.int_range(pl.len()) < 10).then(None).otherwise("temp"))
+    text = table.write_csv(separator="|", null_value="none")
+    Path("explained.csv").write_bytes(text.replace(".", ",").encode("cp1252"))
+    words = ["predict", "explained.csv", "--model", "model", "-o", "out.parquet"]
+    assert main(words) == 1
+    assert 'encoding="cp1252"' in capsys.readouterr().err
+    assert main([*words, "--encoding", "cp1252", "--delimiter", "|", "--decimal", ",", "--null-value", "none"]) == 0
+    assert_frame_equal(pl.read_parquet("out.parquet").select("probability", "prediction"), model.predict(table))
 
 
 def test_a_model_with_one_byte_changed_predicts_nothing(model, table, capsys):

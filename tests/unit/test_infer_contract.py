@@ -257,6 +257,7 @@ def test_wishes_are_fulfilled(people):
     [
         ({"day": [dt.date(2024, 1, 1) + dt.timedelta(days=n) for n in range(N)]}, "day"),
         ({"dateOfBirth": [dt.date(2000, 1, 1) + dt.timedelta(days=n) for n in range(N)]}, None),
+        ({"date": [dt.date(1967, 1, 1) + dt.timedelta(days=40 * n) for n in range(N)]}, "date"),
         ({"founded": [dt.date(1900, 1, 1) + dt.timedelta(days=60 * n) for n in range(N)]}, None),
         ({name: [dt.date(2024, 1, 1) + dt.timedelta(days=n) for n in range(N)] for name in ("ordered", "delivered")}, None),
     ],
@@ -297,6 +298,26 @@ def test_a_table_without_a_feature_is_refused(people, columns, message):
 def test_running_numbers_are_ids_though_their_distinct_values_are_estimated_too_low(rows):
     table = pl.DataFrame({"step": range(rows), "x": np.random.default_rng(1).normal(size=rows), "y": [0, 1] * (rows // 2)})
     assert contract_of(table, "y").field("step").role is Role.ID
+
+
+@pytest.mark.parametrize(
+    ("texts", "role", "why"),
+    [
+        ([f"{n}.5" if n % 20 else "abc" for n in range(N)], "ignore", "mixed: 380 of 400 texts are numbers, others are not, such as 'abc'"),
+        ([f"{n}.5" if n else " " for n in range(N)], "ignore", "mixed: 399 of 400 texts are numbers, others are not, such as ' '"),
+        ([f"{n:06d}" for n in range(N)], "id", "its text is different in every row"),
+        ([f"{n % 3}" if n % 20 else "many" for n in range(N)], "feature", None),
+    ],
+    ids=["stray words", "one blank", "codes", "few categories"],
+)
+def test_a_column_of_numbers_and_texts_says_that_it_is_mixed(people, texts, role, why):
+    found = infer(people.select("age", "Churn").with_columns(mixed=pl.Series(texts)).lazy(), Wishes(target="Churn"))
+    assert (str(found.contract.field("mixed").role), found.why.get("mixed")) == (role, why)
+
+
+def test_a_date_that_is_all_there_is_to_predict_from_is_a_feature():
+    days = [dt.date(2024, 1, 1) + dt.timedelta(days=n) for n in range(N)]
+    assert contract_of(pl.DataFrame({"date": days, "sales": np.random.default_rng(1).normal(size=N)}), "sales").features == ["date"]
 
 
 def test_classes_that_differ_only_in_spelling_are_named(people, caplog):

@@ -13,6 +13,7 @@ from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.contract import Contract, DatasetRules, FieldSpec, Role
 from kfp_foundry.components.common.errors import DataError, UserError
 from kfp_foundry.components.common.files import write_text
+from kfp_foundry.components.common.masking import mask_address
 from kfp_foundry.components.common.step import step
 from kfp_foundry.components.validation.infer_contract import limits, loaded, page
 from kfp_foundry.components.validation.infer_contract.profile import Profile, profile
@@ -73,7 +74,7 @@ def run(
         task=str(agreed.contract.task or ""),
         target=agreed.contract.target or "",
         features=len(agreed.contract.features),
-        source=contract_uri or "inferred",
+        source=mask_address(contract_uri) or "inferred",
     )
     return str(agreed.contract.task or ""), agreed.contract.target or "", name or model_name(source, agreed.contract.target or "")
 

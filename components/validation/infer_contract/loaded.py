@@ -6,6 +6,7 @@ import fsspec
 
 from kfp_foundry.components.common.contract import Contract, Role, Task
 from kfp_foundry.components.common.errors import DataError, PlatformError, UserError, close_names
+from kfp_foundry.components.common.masking import mask_address
 from kfp_foundry.components.validation.infer_contract.profile import Profile
 from kfp_foundry.components.validation.infer_contract.roles import Wishes
 from kfp_foundry.components.validation.infer_contract.target import find_target
@@ -20,23 +21,27 @@ def load(uri: str) -> Contract:
         UserError: There is no such file, or it is no contract.
         PlatformError: The place cannot be reached, or its client is not installed.
     """
-    where = f"contract {uri}"
+    where = f"contract {mask_address(uri)}"
     try:
         with fsspec.open(uri, "rb") as file:
             text = file.read(_MAX_BYTES).decode("utf-8")
     except FileNotFoundError as error:
         cause = error.__cause__  # fsspec says so of every failure of a web server
         if cause is not None and not isinstance(cause, FileNotFoundError) and getattr(cause, "status", 0) != 404:
-            raise PlatformError(f"cannot be reached: {cause}", where=where, remedy="check the address and the network") from error
+            raise PlatformError(f"cannot be reached: {mask_address(str(cause))}", where=where, remedy="check the address and the network") from error
         raise UserError("there is no such file", where=where, remedy="check contract_uri") from error
     except UnicodeDecodeError as error:
         raise UserError("is not UTF-8 text", where=where, remedy="give a YAML file") from error
     except ImportError as error:
         raise PlatformError(f"its client is not installed: {error}", where=where, remedy="pip install 'kfp-foundry[s3]' (or [gcs])") from error
     except ValueError as error:
-        raise UserError(f"cannot be opened: {error}", where=where, remedy="give a path, file://, http(s)://, s3:// or gs:// address") from error
+        raise UserError(
+            f"cannot be opened: {mask_address(str(error))}", where=where, remedy="give a path, file://, http(s)://, s3:// or gs:// address"
+        ) from error
     except OSError as error:
-        raise PlatformError(f"cannot be read: {error}", where=where, remedy="check the address, the network and the credentials") from error
+        raise PlatformError(
+            f"cannot be read: {mask_address(str(error))}", where=where, remedy="check the address, the network and the credentials"
+        ) from error
     return Contract.parse(text, where=where)
 
 
@@ -47,7 +52,7 @@ def check_fits(contract: Contract, columns: list[str], wishes: Wishes, task: str
         DataError: A field that is not in the table; with the close names.
         UserError: A parameter says otherwise.
     """
-    where = f"contract {uri}"
+    where = f"contract {mask_address(uri)}"
     for field in contract.fields:
         if field.role is not Role.IGNORE and field.name not in columns:
             raise DataError(f"field {field.name!r} is not a column of the table", where=where, remedy=close_names(field.name, columns))

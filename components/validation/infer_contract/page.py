@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.contract import Role, Task
+from kfp_foundry.components.common.masking import mask_address
 from kfp_foundry.components.common.report.format import human
 from kfp_foundry.components.common.report.page import Report
 from kfp_foundry.components.validation.infer_contract.profile import Profile
@@ -29,7 +30,7 @@ def write(agreed: "Agreed", folder: DatasetFolder, uri: str, path: str) -> None:
     if contract.target:
         tiles |= {"Target": contract.target, "Task": str(contract.task)}
     report.facts(tiles)
-    report.text(f"Loaded from {uri}." if uri else "Inferred from the table. Commit it, edit it, and give it back as contract_uri.")
+    report.text(f"Loaded from {mask_address(uri)}." if uri else "Inferred from the table. Commit it, edit it, and give it back as contract_uri.")
     if contract.target:
         _target(report, agreed, agreed.columns[contract.target])
     report.section("Columns", "What each one is for; later steps read it from here.")

@@ -29,6 +29,8 @@ class Profile:
         deviation: Their standard deviation.
         trend: Correlation of a number with the row number.
         length: Mean length of a text, in characters.
+        numbers: Texts that are numbers.
+        other: The first text, in order, that is none.
         counts: Value to its number of rows, when there are at most `FEW` values.
         is_unique: Whether no value is missing and none stands twice.
     """
@@ -45,6 +47,8 @@ class Profile:
     deviation: float | None = None
     trend: float | None = None
     length: float | None = None
+    numbers: int = 0
+    other: str | None = None
     counts: dict[Any, int] = field(default_factory=dict)
     is_unique: bool = False
 
@@ -112,7 +116,8 @@ def _measures(column: pl.Expr, dtype: pl.DataType) -> dict[str, pl.Expr]:
     elif kind in (Type.DATE, Type.DATETIME, Type.TIME):
         measures |= {"least": column.min(), "most": column.max()}
     elif kind is Type.STRING:
-        measures["length"] = column.str.len_chars().mean()
+        is_number = column.str.strip_chars().cast(pl.Float64, strict=False).is_not_null()
+        measures |= {"length": column.str.len_chars().mean(), "numbers": is_number.sum(), "other": column.filter(~is_number).min()}
     return measures
 
 
@@ -139,6 +144,8 @@ def _first(number: int, name: str, dtype: pl.DataType, facts: Mapping[str, Any])
         deviation=spread,
         trend=trend,
         length=get("length"),
+        numbers=int(get("numbers") or 0),
+        other=get("other"),
     )
 
 

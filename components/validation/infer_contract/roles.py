@@ -14,8 +14,10 @@ _LONG_TEXT = 60  # characters on average, from which unique texts are prose and 
 _OWN_VALUE = 0.5  # different values per value, from which a text says nothing about other rows
 _REPEATS = 0.25  # the same, from which a column named like an identifier is one that repeats, and no code such as a region's
 _MANY = 50
+_MEANT_NUMBER = 0.8  # share of numbers from which a text column was meant to be one
 _ID_WORDS = {"id", "ids", "uuid", "guid", "key", "pk", "idx", "index", "rowid", "unnamed"}
 _BIRTH_WORDS = {"birth", "birthday", "birthdate", "dob", "born", "geburt", "geburtsdatum", "naissance", "nacimiento"}
+_WHEN_WORDS = {"date", "day", "time", "datetime", "timestamp", "ts", "ds", "week", "month", "quarter", "year", "datum", "fecha"}
 _LIFETIME = 30 * 365.25  # days; dates that span more are dates of people or things, not of events
 
 
@@ -127,6 +129,8 @@ def _found(column: Profile) -> Assigned:
 
 
 def _found_text(column: Profile) -> Assigned:
+    if column.distinct > _MANY and column.distinct_share > _OWN_VALUE and _MEANT_NUMBER * column.present <= column.numbers < column.present:
+        return Assigned(Role.IGNORE, f"mixed: {column.numbers:,} of {column.present:,} texts are numbers, others are not, such as {column.other!r}")
     if column.is_unique:
         if (column.length or 0) > _LONG_TEXT:
             return Assigned(Role.IGNORE, "free text: long, and different in every row")
@@ -161,7 +165,12 @@ def _find_time(columns: Mapping[str, Profile], roles: dict[str, Assigned]) -> No
     """The only feature of dates that could be those of events becomes the time."""
     candidates = [name for name, assigned in roles.items() if assigned.role is Role.FEATURE and _is_event(columns[name])]
     if len(candidates) == 1:
-        roles[candidates[0]] = Assigned(Role.TIME, "the only column with dates of events")
+        alone = all(assigned.role is not Role.FEATURE for name, assigned in roles.items() if name not in candidates)
+        roles[candidates[0]] = (
+            Assigned(Role.FEATURE, "the only column to predict from, and so not the time")
+            if alone
+            else Assigned(Role.TIME, "the only column with dates of events")
+        )
     for name in candidates if len(candidates) > 1 else []:
         roles[name] = Assigned(Role.FEATURE, f"one of {len(candidates)} columns with dates; time_column says which one orders the rows")
 
@@ -170,7 +179,8 @@ def _is_event(column: Profile) -> bool:
     if column.kind not in (Type.DATE, Type.DATETIME) or column.distinct < 3 or column.missing_share > 0.05:
         return False
     span = (column.most - column.least).total_seconds() / 86_400
-    return not _BIRTH_WORDS & set(_words(column.name)) and span <= _LIFETIME
+    words = set(_words(column.name))
+    return not _BIRTH_WORDS & words and (span <= _LIFETIME or words <= _WHEN_WORDS)
 
 
 def _named_id(name: str) -> bool:

@@ -88,6 +88,12 @@ def predict(
         list[str] | None, typer.Option(help="A further column to keep beside the predictions; may be repeated.", metavar="COLUMN")
     ] = None,
     head: Annotated[int, typer.Option("--rows", min=1, help="How many rows to show.")] = 10,
+    delimiter: Annotated[str, typer.Option(help="CSV delimiter, one character or `tab`; else found.", metavar="CHARACTER")] = "",
+    encoding: Annotated[str, typer.Option(help="Encoding of a text file, such as cp1252; else UTF-8 or UTF-16.", metavar="NAME")] = "",
+    decimal: Annotated[str, typer.Option(help="CSV decimal mark, . or ,; else found for each column.", metavar="MARK")] = "",
+    null_value: Annotated[
+        list[str] | None, typer.Option(help='A CSV text that means "missing", instead of NA, NULL and the like; may be repeated.', metavar="TEXT")
+    ] = None,
 ) -> None:
     """Scores a table with a model.
 
@@ -100,7 +106,10 @@ def predict(
         raise UserError(f"--output {output} is neither .parquet nor .csv", where="predict", remedy="choose one of the two endings")
     started = time.monotonic()
     with _scorer(model, endpoint, threshold) as scorer, tempfile.TemporaryDirectory(prefix="predict-") as scratch:
-        source = _read(table, Path(scratch), max_rows=0 if output else head)
+        request = Request(
+            table, max_rows=0 if output else head, delimiter=delimiter, encoding=encoding, decimal=decimal, null_values=tuple(null_value or ())
+        )
+        source = _read(request, Path(scratch))
         kept = _kept(source, scorer.contract, keep or [])
         check_columns(source, scorer.contract, table)
         scored = _batches(source, scorer, kept, table)
@@ -155,9 +164,9 @@ def _described(metadata: dict[str, Any]) -> Contract:
     return Contract(name=metadata["name"], fields=fields)
 
 
-def _read(table: str, scratch: Path, max_rows: int) -> pl.LazyFrame:
+def _read(request: Request, scratch: Path) -> pl.LazyFrame:
     with Quarantine(scratch / "bad.jsonl", "stop") as bad:
-        _, written = ingest_table.ingest(Request(table, max_rows=max_rows), Workplace(scratch, bad), scratch / "table")
+        _, written = ingest_table.ingest(request, Workplace(scratch, bad), scratch / "table")
     return DatasetFolder.open(written.path).scan()
 
 
