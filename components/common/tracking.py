@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 from kfp_foundry.components.common import platform
 from kfp_foundry.components.common.errors import IntegrityError, PlatformError, UserError, close_names
 from kfp_foundry.components.common.files import new_folder, unwritable
+from kfp_foundry.components.common.masking import mask
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -84,7 +85,7 @@ class Tracking:
     @property
     def shown(self) -> str:
         """The URI without user and password."""
-        return hide_credentials(self.uri)
+        return mask(self.uri)
 
     @property
     def database(self) -> Path | None:
@@ -152,7 +153,7 @@ class Tracking:
             raise
 
     def _explained(self, doing: str, error: Exception) -> PlatformError:
-        reason = hide_credentials(" ".join(str(error).split()))[:400]
+        reason = mask(" ".join(str(error).split()))[:400]
         status = _status(error)
         remedy = "check that MLFLOW_TRACKING_URI is right and that the server runs"
         if status in (401, 403):
@@ -319,12 +320,6 @@ def _what_there_is(store: Tracking, name: str) -> str:
     if not numbers:
         return f"{name} has no version yet: register a model first"
     return f"choose one of: {', '.join(aliases + [f'/{number}' for number in numbers[:20]])}"
-
-
-def hide_credentials(text: str) -> str:
-    """The text with the user and password of every URL in it replaced by `***`."""
-    # A password may hold a slash, a path may hold an "@": so up to the last "@" before the first slash, or after a "user:".
-    return re.sub(r"(\w+://)(?:[^\s/@'\":]+:[^\s@'\"]*|[^\s/@'\"]+)@", r"\1***@", text)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
 from kfp_foundry.components.common import images, platform
-from kfp_foundry.components.common.tracking import hide_credentials
+from kfp_foundry.components.common.masking import mask
 
 DISTRIBUTION = "kfp-foundry"
 NEEDED_EXTRAS = ("cli", "kfp")  # without these the tool itself cannot work
@@ -145,7 +145,7 @@ def tracking() -> Iterator[Finding]:
     if not address:
         yield Finding("tracking", State.OK, f"embedded MLflow, {platform.home() / 'mlflow.db'}")
     elif not address.startswith(("http://", "https://")):
-        yield Finding("tracking", State.OK, f"MLflow at {hide_credentials(address)} (MLFLOW_TRACKING_URI)")
+        yield Finding("tracking", State.OK, f"MLflow at {mask(address)} (MLFLOW_TRACKING_URI)")
     else:
         yield _server(address)
 
@@ -153,7 +153,7 @@ def tracking() -> Iterator[Finding]:
 def _server(address: str) -> Finding:
     import requests
 
-    shown = hide_credentials(address)
+    shown = mask(address)
     remedy = "start the server, correct MLFLOW_TRACKING_URI, or unset it to use the embedded store"
     try:
         answer = requests.get(f"{address.rstrip('/')}/health", timeout=TIMEOUT)

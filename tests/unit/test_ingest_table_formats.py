@@ -236,19 +236,6 @@ def test_a_database_that_is_not_there_is_not_made(ingest, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("source", "seen"),
-    [
-        ("postgresql://ann:se/cr@et@db:5432/shop", "postgresql://***@db:5432/shop"),
-        ("https://ann:pw@host/t.csv?X-Amz-Signature=abc", "https://***@host/t.csv"),
-        ("s3://bucket/t.csv", "s3://bucket/t.csv"),
-        ("data/t?.csv", "data/t?.csv"),
-    ],
-)
-def test_passwords_and_signatures_are_never_shown(source, seen):
-    assert sources.masked(source) == seen
-
-
 def test_a_password_is_not_in_an_error(ingest, monkeypatch):
     monkeypatch.setattr(sources, "ATTEMPTS", 1)
     with pytest.raises(PlatformError) as caught:

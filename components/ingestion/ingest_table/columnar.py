@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kfp_foundry.components.common.errors import DataError, UserError
+from kfp_foundry.components.common.masking import mask_address
 from kfp_foundry.components.ingestion.ingest_table.bad_rows import BadRow, readable
 from kfp_foundry.components.ingestion.ingest_table.dialect import check_names
 from kfp_foundry.components.ingestion.ingest_table.kinds import decide_dates, typed
 from kfp_foundry.components.ingestion.ingest_table.request import Column, Request, Table, Workplace
-from kfp_foundry.components.ingestion.ingest_table.sources import Piece, masked
+from kfp_foundry.components.ingestion.ingest_table.sources import Piece
 
 DAMAGED = "write or fetch the file again"
 
@@ -104,7 +105,7 @@ def normal(rows: pl.LazyFrame, format_: str, files: int, request: Request, read:
         UserError: A column that is needed holds bytes or objects.
     """
     schema = rows.collect_schema()
-    check_names(schema.names(), masked(request.source))
+    check_names(schema.names(), mask_address(request.source))
     needed = request.needed(schema.names())
     columns = {name: _plain(name, schema[name]) for name in needed}
     return Table(

@@ -16,12 +16,13 @@ from kfp_foundry.components.common.artifacts.base import Artifact
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.errors import DataError, UserError
 from kfp_foundry.components.common.files import unwritable
+from kfp_foundry.components.common.masking import mask_address
 from kfp_foundry.components.common.step import step
 from kfp_foundry.components.ingestion.ingest_table import columnar, delimited, kinds, plain, sql
 from kfp_foundry.components.ingestion.ingest_table.bad_rows import Quarantine
 from kfp_foundry.components.ingestion.ingest_table.page import chunk_statistics, missing_counts, page
 from kfp_foundry.components.ingestion.ingest_table.request import Request, Table, Workplace
-from kfp_foundry.components.ingestion.ingest_table.sources import fetch, is_database, masked
+from kfp_foundry.components.ingestion.ingest_table.sources import fetch, is_database
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def ingest(request: Request, place: Workplace, dataset: Artifact | str | Path) -
     table = read(request, place)
     for last in (table.exact is None, True):
         try:
-            written = DatasetFolder.write(dataset, table.chosen(request).rows, source=masked(request.source))
+            written = DatasetFolder.write(dataset, table.chosen(request).rows, source=mask_address(request.source))
             problem = _unproved(table, written, request)
         except pl.exceptions.PolarsError as error:
             problem = str(error).splitlines()[0]
@@ -88,7 +89,7 @@ def ingest(request: Request, place: Workplace, dataset: Artifact | str | Path) -
             return _looked_at(table.chosen(request), written), written
         if last:
             raise DataError(
-                f"cannot be read as {table.format}: {problem}", where=masked(request.source), remedy="write the file again, or set format"
+                f"cannot be read as {table.format}: {problem}", where=mask_address(request.source), remedy="write the file again, or set format"
             )
         log.info("a sample of the rows misled (%s): types are decided over every row", problem)
         assert table.exact is not None
@@ -104,7 +105,9 @@ def read(request: Request, place: Workplace) -> Table:
         return sql.read_query(request, place)
     if request.format == "sql":
         raise UserError(
-            f"source is {masked(request.source)!r}", where="ingest_table", remedy="for format=sql give sqlite:///file.db or postgresql://host/name"
+            f"source is {mask_address(request.source)!r}",
+            where="ingest_table",
+            remedy="for format=sql give sqlite:///file.db or postgresql://host/name",
         )
     if request.query:
         raise UserError("query is only for databases", where="ingest_table", remedy="use where and columns, or give a database as source")
@@ -113,7 +116,7 @@ def read(request: Request, place: Workplace) -> Table:
     if len(formats) > 1:
         raise DataError(
             f"files of several formats: {', '.join(f'{name} is {kind}' for kind, name in formats.items())}",
-            where=masked(request.source),
+            where=mask_address(request.source),
             remedy="give a glob such as data/*.csv",
         )
     return READERS[next(iter(formats))](pieces, request, place)

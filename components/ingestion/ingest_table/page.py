@@ -6,17 +6,17 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
+from kfp_foundry.components.common.masking import mask_address
 from kfp_foundry.components.common.report.page import Report
 from kfp_foundry.components.ingestion.ingest_table.bad_rows import Quarantine
 from kfp_foundry.components.ingestion.ingest_table.request import Request, Table
-from kfp_foundry.components.ingestion.ingest_table.sources import masked
 
 
 def page(table: Table, folder: DatasetFolder, missing: dict[str, int], bad: Quarantine, request: Request) -> Report:
     """Columns with their types and why, missing shares, bad rows, and what a person should look at."""
     facts = folder.facts
     warned = {name: column.warning for name, column in table.columns.items() if column.warning}
-    report = Report("Ingested table", f"{masked(request.source)}, {facts.rows:,} rows")
+    report = Report("Ingested table", f"{mask_address(request.source)}, {facts.rows:,} rows")
     if bad.count or warned or table.notes:
         report.verdict("warn", _summary(bad.count, len(warned), len(table.notes)))
     else:

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import tenacity
 
 from kfp_foundry.components.common.errors import DataError, PlatformError, UserError, close_names
+from kfp_foundry.components.common.masking import mask_address
 from kfp_foundry.components.ingestion.ingest_table import samples
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".arrow", ".feather", ".ipc")
@@ -42,17 +43,6 @@ class Piece:
 
 class Passing(Exception):
     """A failure of the network that may pass."""
-
-
-def masked(source: str) -> str:
-    """A source without what must not be seen: user and password, and the query of a web address, which may hold a signature.
-
-    Example:
-        >>> masked("postgresql://ann:secret@db/shop")
-        'postgresql://***@db/shop'
-    """
-    source = re.sub(r"(?<=://)(?:[^\s:/@]*:\S*|[^\s/@]+)(?=@)", "***", source)
-    return re.sub(r"^([a-zA-Z][\w+.-]*://[^?\s]+)\?.*$", r"\1", source)
 
 
 def scheme(source: str) -> str:
@@ -105,8 +95,8 @@ def fetch(source: str, scratch: Path) -> list[Piece]:
     if kind == "sample":
         return [Piece(samples.fetch(source.partition("://")[2], scratch), source)]
     if kind in ("http", "https"):
-        name = unquote(Path(urlsplit(source).path).name) or "download"
-        return [Piece(_reached(lambda: _download(source, scratch / name), source), masked(source))]
+        name = Path(unquote(urlsplit(source).path)).name or "download"
+        return [Piece(_reached(lambda: _download(source, scratch / name), source), mask_address(source))]
     return _remote(source, kind, scratch)
 
 
@@ -129,7 +119,7 @@ def _local(source: str) -> list[Piece]:
 
 def _some(files: list[Any], source: str, problem: str) -> list[Any]:
     if not files:
-        raise DataError(problem, where=masked(source), remedy="check the path; files end in .csv, .parquet, .jsonl or .arrow, packed or not")
+        raise DataError(problem, where=mask_address(source), remedy="check the path; files end in .csv, .parquet, .jsonl or .arrow, packed or not")
     return files
 
 
@@ -145,7 +135,7 @@ def _reached(work: Callable[[], R], source: str) -> R:
         return work()
     except Passing as error:
         raise PlatformError(
-            f"could not be read after {ATTEMPTS} attempts: {masked(str(error))}", where=masked(source), remedy="try again later"
+            f"could not be read after {ATTEMPTS} attempts: {mask_address(str(error))}", where=mask_address(source), remedy="try again later"
         ) from error
 
 
@@ -159,12 +149,12 @@ def _download(source: str, target: Path) -> Path:
                 raise Passing(f"HTTP {answer.status_code} {answer.reason}")
             if answer.status_code >= 400:
                 remedy = "check the address" if answer.status_code in (404, 410) else "check that you may read it"
-                raise DataError(f"HTTP {answer.status_code} {answer.reason}", where=masked(source), remedy=remedy)
+                raise DataError(f"HTTP {answer.status_code} {answer.reason}", where=mask_address(source), remedy=remedy)
             with target.open("wb") as file:
                 for part in answer.iter_content(CHUNK):
                     file.write(part)
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
-        raise UserError("not a valid address", where=masked(source), remedy="check it") from error
+        raise UserError("not a valid address", where=mask_address(source), remedy="check it") from error
     except requests.RequestException as error:
         raise Passing(f"{type(error).__name__} from {urlsplit(source).hostname}") from error
     return target
@@ -175,13 +165,15 @@ def _remote(source: str, kind: str, scratch: Path) -> list[Piece]:
 
     if kind not in fsspec.available_protocols():
         raise UserError(
-            f"unknown kind of address {kind!r}", where=masked(source), remedy=close_names(kind, ["file", "https", "s3", "gs", "sqlite", "postgresql"])
+            f"unknown kind of address {kind!r}",
+            where=mask_address(source),
+            remedy=close_names(kind, ["file", "https", "s3", "gs", "sqlite", "postgresql"]),
         )
     try:
         system, root = fsspec.url_to_fs(source)
     except ImportError as error:
         extra = f"'kfp-foundry[{EXTRAS[kind]}]'" if kind in EXTRAS else f"the fsspec package for {kind}"
-        raise PlatformError(f"{kind}:// needs a package that is not installed", where=masked(source), remedy=f"pip install {extra}") from error
+        raise PlatformError(f"{kind}:// needs a package that is not installed", where=mask_address(source), remedy=f"pip install {extra}") from error
     files = _reached(lambda: _listed(system, root, source), source)
     pieces = []
     for number, file in enumerate(files):
@@ -203,7 +195,7 @@ def _listed(system: Any, root: str, source: str) -> list[str]:
         found = sorted(str(file) for file in system.find(root))
         inside = [file for file in found if _is_data(Path(file.removeprefix(root).lstrip("/")))]
         if not found:
-            raise DataError("there is no such file or folder", where=masked(source), remedy="check the address")
+            raise DataError("there is no such file or folder", where=mask_address(source), remedy="check the address")
         return _some(inside, source, "no data file in this folder")
 
 
@@ -227,7 +219,7 @@ class _Translated:
             return
         if isinstance(error, OSError) and error.errno in (28, 30):  # no space, read-only: ours, not the network's
             return
-        where = masked(self.source)
+        where = mask_address(self.source)
         name = type(error).__name__
         if isinstance(error, FileNotFoundError) or "NoSuchBucket" in str(error):
             raise DataError("there is no such file or folder", where=where, remedy="check the address") from error
@@ -235,4 +227,4 @@ class _Translated:
             remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_ENDPOINT_URL for another store), or the store's own variables"
             raise PlatformError("the store refuses: no or wrong credentials", where=where, remedy=remedy) from error
         if isinstance(error, (OSError, TimeoutError)) or "botocore" in type(error).__module__ or "aiohttp" in type(error).__module__:
-            raise Passing(f"{name}: {masked(str(error))[:200]}") from error
+            raise Passing(f"{name}: {mask_address(str(error))[:200]}") from error

@@ -10,9 +10,10 @@ import polars as pl
 import pyarrow as pa
 
 from kfp_foundry.components.common.errors import DataError, PlatformError, UserError
+from kfp_foundry.components.common.masking import mask_address
 from kfp_foundry.components.ingestion.ingest_table.columnar import dated, normal, spill
 from kfp_foundry.components.ingestion.ingest_table.request import Column, Request, Table, Workplace
-from kfp_foundry.components.ingestion.ingest_table.sources import ATTEMPTS, Passing, masked, patient, scheme
+from kfp_foundry.components.ingestion.ingest_table.sources import ATTEMPTS, Passing, patient, scheme
 
 BATCH = 65_536  # rows
 OPAQUE = b"ARROW:extension:metadata"
@@ -27,7 +28,7 @@ def read_query(request: Request, place: Workplace) -> Table:
         UserError: There is no query.
     """
     if not request.query.strip():
-        raise UserError("a database needs a query", where=masked(request.source), remedy='set query, such as "SELECT * FROM customers"')
+        raise UserError("a database needs a query", where=mask_address(request.source), remedy='set query, such as "SELECT * FROM customers"')
     target = place.scratch / "query.parquet"
     try:
         if scheme(request.source).startswith("sqlite"):
@@ -35,7 +36,7 @@ def read_query(request: Request, place: Workplace) -> Table:
         return _postgresql(request, target)
     except ImportError as error:
         raise PlatformError(
-            "the database's driver is not installed", where=masked(request.source), remedy="pip install 'kfp-foundry[sql]'"
+            "the database's driver is not installed", where=mask_address(request.source), remedy="pip install 'kfp-foundry[sql]'"
         ) from error
 
 
@@ -121,7 +122,7 @@ def _postgresql(request: Request, target: Path) -> Table:
             said = str(error).lower()
             if "password" in said or "authentication" in said or "does not exist" in said or "role" in said:
                 raise PlatformError(
-                    f"the database refuses: {_said(error)}", where=masked(request.source), remedy="set PGUSER and PGPASSWORD in the environment"
+                    f"the database refuses: {_said(error)}", where=mask_address(request.source), remedy="set PGUSER and PGPASSWORD in the environment"
                 ) from error
             raise Passing(_said(error)) from error
 
@@ -129,7 +130,9 @@ def _postgresql(request: Request, target: Path) -> Table:
         connection = connected()
     except Passing as error:
         raise PlatformError(
-            f"could not connect after {ATTEMPTS} attempts: {error}", where=masked(request.source), remedy="check that the server runs and the address"
+            f"could not connect after {ATTEMPTS} attempts: {error}",
+            where=mask_address(request.source),
+            remedy="check that the server runs and the address",
         ) from error
     with connection, connection.cursor() as cursor:
         try:
@@ -162,7 +165,7 @@ def _with_numbers(table: Table, numeric: list[str]) -> Table:
 
 def _said(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return masked(" ".join(lines[:2]))[:300]
+    return mask_address(" ".join(lines[:2]))[:300]
 
 
 def _refused(query: str, error: Exception) -> DataError:

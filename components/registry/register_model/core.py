@@ -25,13 +25,13 @@ from kfp_foundry.components.common.artifacts.verdict import Verdict
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import IntegrityError, UserError
 from kfp_foundry.components.common.files import sha256, write_json
+from kfp_foundry.components.common.masking import mask
 from kfp_foundry.components.common.step import step
 from kfp_foundry.components.common.tracking import (
     DIGEST_TAG,
     MODEL_FOLDER,
     THRESHOLD_TAG,
     Tracking,
-    hide_credentials,
     if_absent,
     lock,
     tracking,
@@ -140,7 +140,7 @@ def content_tags(model: ModelFolder, dataset: DatasetFolder) -> dict[str, str]:
         "target": record.target,
         "contract_sha256": sha256(model.path / CONTRACT),
         "data_fingerprint": dataset.facts.fingerprint,
-        "data_source": hide_credentials(dataset.facts.source),
+        "data_source": mask(dataset.facts.source),
         "data_rows": str(dataset.facts.rows),
     }
     tags |= {f"data_fingerprint.{part}": fingerprint for part, fingerprint in record.fingerprints.items()}

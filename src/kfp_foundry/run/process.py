@@ -11,13 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from kfp_foundry.components.common.masking import mask
+
 GRACE = 2.0  # seconds between asking the steps to stop and killing them
 SHELL_SIGNAL = 128  # a shell reports a child that signal N ended as 128 + N
 
 # Reads from the pipe until the parent is gone, however it went, then kills its group, itself included.
 _KEEPER = "trap '' HUP INT TERM; echo; read _; kill -KILL 0"
-_PASSWORD = re.compile(rb"(://[^/\s:@'\"]*:)[^@/\s'\"]+@")
-_ANSI = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-_])")
 
 
 class ProcessGroup:
@@ -111,12 +112,8 @@ def environment(home: Path, run: Path, scratch: Path) -> dict[str, str]:
 
 def clean_log(path: Path) -> None:
     """Takes terminal colours and the passwords of URLs out of a step's log."""
-    text = path.read_bytes()
-    clean = _PASSWORD.sub(rb"\1***@", _ANSI.sub(b"", text) if b"\x1b" in text else text)
-    if clean != text:
-        path.write_bytes(clean)
-
-
-def mask(text: str) -> str:
-    """The text with the passwords of URLs made unreadable."""
-    return _PASSWORD.sub(rb"\1***@", text.encode()).decode()
+    before = path.read_bytes()
+    text = before.decode("utf-8", errors="surrogateescape")
+    after = mask(_ANSI.sub("", text)).encode("utf-8", errors="surrogateescape")
+    if after != before:
+        path.write_bytes(after)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from kfp_foundry.components.common.files import unwritable, write_json
+from kfp_foundry.components.common.masking import mask_address
 from kfp_foundry.run import fingerprint
-from kfp_foundry.run.process import mask
 from kfp_foundry.run.spec import Pipeline
 
 RECORD = "run.json"
@@ -59,7 +59,7 @@ class RunFolder:
             "run": path.name,
             "id": str(uuid.uuid4()),
             "yaml": str(pipeline.path.absolute()),
-            "inputs": json.loads(mask(json.dumps(arguments))),
+            "inputs": json.loads(mask_address(json.dumps(arguments))),
             "same_run": _identity(pipeline, arguments, code),
             "code": code,
             "yaml_sha256": pipeline.sha256,
