@@ -60,3 +60,32 @@ def test_a_regressions_difference_is_in_units_of_its_target():
 
 def test_changed_labels_are_counted():
     assert parity.check(honest, lambda feed: (honest(feed)[0], np.ones(len(feed["age"]))), HELD_OUT).changed_labels == 57
+
+
+def swapped(feed):
+    values, labels = honest(feed)
+    return values, 1 - labels
+
+
+def test_swapped_labels_are_refused_though_every_value_is_right():
+    measured = parity.check(honest, swapped, HELD_OUT)
+    assert (measured.max_difference, measured.wrong_labels) == (0.0, 57)
+    with pytest.raises(FoundryError, match=r"parity gate: the ONNX graph gives 57 of 57 rows another label than the trained model; the model is not"):
+        parity.refuse(measured)
+
+
+@pytest.mark.parametrize(("distance", "wrong"), [(0.9e-9, 0), (1.1e-9, 57)])
+def test_a_label_may_differ_only_within_the_tolerance_of_the_cut(distance, wrong):
+    def answer(label):
+        return lambda feed: (np.full(len(feed["age"]), 0.5 - distance), np.full(len(feed["age"]), label))
+
+    measured = parity.check(answer(0), answer(1), HELD_OUT)
+    assert (measured.changed_labels, measured.wrong_labels) == (57, wrong)
+
+
+@pytest.mark.parametrize(("label", "wrong"), [(1, 0), (2, 57), (parity.UNKNOWN, 57)])
+def test_a_class_may_differ_only_from_one_that_is_as_probable(label, wrong):
+    def answer(label):
+        return lambda feed: (np.tile([0.4, 0.4 - 1e-9, 0.2], (len(feed["age"]), 1)), np.full(len(feed["age"]), label))
+
+    assert parity.check(answer(0), answer(label), HELD_OUT).wrong_labels == wrong

@@ -38,6 +38,7 @@ class Parity(BaseModel):
     rows: int = Field(description="Rows compared: held-out ones, and ones made from them.")
     max_difference: float = Field(description="Largest absolute difference; for a regression in units of the target's spread, if that is above 1.")
     changed_labels: int = Field(description="Rows whose label differs.")
+    wrong_labels: int = Field(0, description="Those of them whose value is not within the tolerance of the cut, or of a tie of classes.")
     tolerance: float
     kinds: dict[str, int] = Field(description="Rows per kind: held out, missing, unseen, extreme.")
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from kfp_foundry.components.common.artifacts.model import Parity, open_session
 from kfp_foundry.components.common.errors import FoundryError
+from kfp_foundry.components.common.onnx.heads import THRESHOLD
 
 TOLERANCE = 1e-9
 HELD_OUT = 50_000  # rows at most, evenly spread
@@ -17,6 +18,8 @@ COPIED = 20  # rows at most that are copied for each broken column
 CELLS = 4_000_000  # values compared at once, so that a table of thousands of columns does not fill the memory
 UNSEEN: tuple[str, ...] = ("\u2603 never seen", "None", "nan", "<NA>", " ")
 EXTREME: tuple[float, ...] = (0.0, -0.0, -1.0, 1e-300, 1e16, -1e16, 1e308, -1e308, np.inf, -np.inf)
+
+UNKNOWN = -1  # position of a label that the model does not have
 
 Feed = Mapping[str, np.ndarray]
 # Values [rows] or [rows, classes], and the position of the label [rows]; labels are None for a regression.
@@ -33,10 +36,11 @@ def check(native: Callable[[Feed], Answer], served: Callable[[Feed], Answer], he
         spread: Unit of the difference: 1 for probabilities, the target's standard deviation for a regression.
 
     Returns:
-        What was compared and the largest difference; each row's is divided by the largest of 1, `spread` and its value.
+        What was compared, the largest difference (each row's is divided by the largest of 1, `spread` and its value), and how many
+        labels differ.
     """
     kinds: dict[str, int] = {}
-    worst, changed = 0.0, 0
+    worst, changed, wrong = 0.0, 0, 0
     for kind, rows in _challenges(held_out):
         expected, expected_labels = native(rows)
         found, found_labels = served(rows)
@@ -46,22 +50,39 @@ def check(native: Callable[[Feed], Answer], served: Callable[[Feed], Answer], he
             difference = np.where(same, 0.0, np.abs(expected - found) / unit)
         worst = max(worst, float(np.nan_to_num(difference, nan=np.inf).max(initial=0.0)))
         if expected_labels is not None and found_labels is not None:
-            changed += int((expected_labels != found_labels).sum())
+            differ = np.flatnonzero(expected_labels != found_labels)
+            changed += len(differ)
+            wrong += len(differ) - int(_undecided(expected[differ], found_labels[differ]).sum())
         kinds[kind] = kinds.get(kind, 0) + len(expected)
-    return Parity(rows=sum(kinds.values()), max_difference=worst, changed_labels=changed, tolerance=TOLERANCE, kinds=kinds)
+    return Parity(rows=sum(kinds.values()), max_difference=worst, changed_labels=changed, wrong_labels=wrong, tolerance=TOLERANCE, kinds=kinds)
+
+
+def _undecided(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Which rows may have another label [rows] than the library's values [rows] or [rows, classes] say: those within the tolerance of it."""
+    if values.ndim == 1:
+        return np.asarray(np.abs(values - THRESHOLD) <= TOLERANCE)
+    own = np.take_along_axis(values, np.maximum(labels, 0)[:, np.newaxis], axis=1)[:, 0]
+    return np.asarray((labels >= 0) & (values.max(axis=1) - own <= 2 * TOLERANCE))  # each of the two may be off by the tolerance
 
 
 def refuse(parity: Parity) -> None:
     """Lets no model pass whose graph differs.
 
     Raises:
-        FoundryError: The difference is above the tolerance.
+        FoundryError: The difference is above the tolerance, or a label differs where the values leave no doubt.
     """
+    remedy = "the model is not published; please report this with the parameters used"
+    if parity.wrong_labels:
+        raise FoundryError(
+            f"the ONNX graph gives {parity.wrong_labels:,} of {parity.rows:,} rows another label than the trained model",
+            where="train_model, parity gate",
+            remedy=remedy,
+        )
     if not parity.max_difference <= parity.tolerance:
         raise FoundryError(
             f"the ONNX graph is up to {parity.max_difference:.3g} off the trained model (allowed: {parity.tolerance:.0e}, rows: {parity.rows:,})",
             where="train_model, parity gate",
-            remedy="the model is not published; please report this with the parameters used",
+            remedy=remedy,
         )
 
 
@@ -72,7 +93,7 @@ def session_answers(onnx: bytes, outputs: list[str], positions: Mapping[object, 
 
     def answer(feed: Feed) -> Answer:
         found = dict(zip(outputs, session.run(outputs, dict(feed)), strict=True))
-        labels = np.array([positions[value] for value in found.pop(label).tolist()]) if label else None
+        labels = np.array([positions.get(value, UNKNOWN) for value in found.pop(label).tolist()]) if label else None
         values = list(found.values())
         return (values[0] if len(values) == 1 else np.column_stack(values)), labels
 
