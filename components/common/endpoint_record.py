@@ -63,11 +63,14 @@ def folder_of(name: str) -> Path:
     Raises:
         UserError: The name cannot be used.
     """
-    if not _NAME.fullmatch(name):
-        raise UserError(
-            f"name is {name!r}", where="endpoint", remedy="use letters, digits, '.', '_' and '-', at most 100, the first a letter or digit"
-        )
+    check_name(name)
     return endpoints_folder() / name
+
+
+def check_name(name: str, where: str = "endpoint") -> None:
+    """Raises `UserError` for a name that cannot stand in addresses and folders."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"name is {name!r}", where=where, remedy="use letters, digits, '.', '_' and '-', at most 100, the first a letter or digit")
 
 
 @contextmanager

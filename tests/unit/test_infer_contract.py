@@ -462,6 +462,12 @@ def test_a_model_is_named_for_registry_and_cluster(table, target, name):
     assert model_name(table, target) == name
 
 
+def test_a_model_name_that_no_endpoint_can_have_is_refused_before_anything_is_done(artifact):
+    nowhere = artifact("dataset")
+    with pytest.raises(UserError, match=r"infer_contract: name is 'a b'; use letters, digits"):
+        core.run(nowhere, artifact("contract"), artifact("report"), "late", "a b", "", "auto", "", "", "", "", [], [], [])
+
+
 def test_run_writes_contract_and_report(flights, artifact):
     dataset, contract, report = artifact("dataset", dsl.Dataset), artifact("contract"), artifact("report", dsl.HTML)
     DatasetFolder.write(dataset, flights.lazy(), source="sample://flights")

@@ -11,6 +11,7 @@ import polars as pl
 from kfp_foundry.components.common.artifacts.base import Artifact
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.contract import Contract, DatasetRules, FieldSpec, Role
+from kfp_foundry.components.common.endpoint_record import check_name
 from kfp_foundry.components.common.errors import DataError, UserError
 from kfp_foundry.components.common.files import write_text
 from kfp_foundry.components.common.masking import mask_address
@@ -60,6 +61,8 @@ def run(
     sensitive_columns: Sequence[str],
 ) -> tuple[str, str, str]:
     """Reads the table, writes its contract and a report, and returns task, target and name."""
+    if name:
+        check_name(name, where="infer_contract")
     folder = DatasetFolder.open(dataset)
     wishes = Wishes(target, time_column, group_column, weight_column, id_columns, ignore_columns, sensitive_columns)
     source = table_name(folder.facts.source)
