@@ -142,6 +142,7 @@ def test_platform_options_survive_a_rewrite():
     [
         (["--image", "kfp-fondry=a:1", "-o", "out.yaml"], "no step uses an image 'kfp-fondry'; did you mean 'kfp-foundry'"),
         (["--image", "a:1", "-o", "out.yaml"], "'a:1' is not name=reference"),
+        (["--image", "kfp-foundry=a@sha256:0123", "-o", "out.yaml"], "'a@sha256:0123' has no whole digest; write @sha256: and 64"),
         (["--registry", "example.org"], "say where to write with --output"),
     ],
 )

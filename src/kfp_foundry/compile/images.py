@@ -1,5 +1,6 @@
 """The image references of a compiled pipeline: moved to another registry, or pinned to a digest."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ import yaml
 from kfp_foundry.components.common import images
 from kfp_foundry.components.common.errors import UserError, close_names
 from kfp_foundry.ir import Compiled
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def split(reference: str) -> tuple[str, str, str]:
@@ -27,13 +30,15 @@ def parse_pins(words: list[str]) -> dict[str, str]:
     """Reads `name=reference` words.
 
     Raises:
-        UserError: A word has no `=`, or an empty side.
+        UserError: A word has no `=`, or an empty side; a digest is not a whole one.
     """
     pins = {}
     for word in words:
         name, _, reference = word.partition("=")
         if not name or not reference:
             raise UserError(f"{word!r} is not name=reference", where="--image", remedy="write it like kfp-foundry=host/kfp-foundry@sha256:...")
+        if "@" in reference and not _DIGEST.fullmatch(split(reference)[2]):
+            raise UserError(f"{reference!r} has no whole digest", where=f"--image {name}", remedy="write @sha256: and 64 characters of 0-9 and a-f")
         pins[name] = reference
     return pins
 
