@@ -12,7 +12,7 @@ from kfp_foundry.components.common.artifacts.comparison import Comparison, Diffe
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.model import ModelFolder
 from kfp_foundry.components.common.artifacts.verdict import Verdict
-from kfp_foundry.components.common.contract import Task
+from kfp_foundry.components.common.contract import FieldSpec, Task
 from kfp_foundry.components.common.errors import IntegrityError, UserError
 from kfp_foundry.components.common.tracking import tracking
 from kfp_foundry.components.evaluation.compare_models import core
@@ -90,9 +90,27 @@ def test_a_cluster_without_a_registry_is_a_pass_that_says_what_is_absent(make_mo
 def test_the_champion_itself_passes_and_is_named(make_model, tmp_path, run):
     champion = make_model(tmp_path / "old")
     version = crown(champion)
-    outputs, found, _ = run(make_model(tmp_path / "same"), Rule(min_gain=0.5))
+    outputs, found, _ = run(make_model(tmp_path / "same"), Rule(min_gain=0.5), threshold=0.3)
     assert outputs == ("pass", version)
     assert found.reason == f"The challenger is the champion, version {version}: equal models have equal digests."
+
+
+@pytest.mark.parametrize(
+    ("rule", "outcome", "refused"),
+    [
+        (Rule(min_gain=0.02), "pass", ""),  # the AUC of one model cannot gain
+        (Rule(max_loss={"f1": 0.01}), "fail", "; refused by: max_loss: f1"),
+        (Rule(metric="f1"), "fail", "; refused by: gain: f1"),
+    ],
+)
+def test_another_threshold_of_the_same_model_is_judged(make_model, tmp_path, run, rule, outcome, refused):
+    version = crown(make_model(tmp_path / "old"), threshold="0.3")
+    outputs, found, page = run(make_model(tmp_path / "same"), rule, threshold=0.9)
+    assert outputs == (outcome, version)
+    assert found.reason == f"The challenger is the champion's model (version {version}) with a threshold of 0.9 in place of 0.3{refused}."
+    assert (found.same_model, found.thresholds.challenger, found.thresholds.champion) == (True, 0.9, 0.3)
+    assert found.differences["f1"].challenger < found.differences["f1"].champion
+    assert "what changes is its threshold, from 0.3 to 0.9" in page
 
 
 def test_challenger_and_champion_are_not_confused(make_model, tmp_path, run, flights):
@@ -222,6 +240,52 @@ def test_a_slice_that_loses_is_found_in_real_rows(make_model, tmp_path, flights)
     assert found.slices[0].high < 0
     page = make_page(found, None).html()
     assert "carrier = UA" in page
+
+
+def by_group(folder: ModelFolder, column: str) -> ModelFolder:
+    fields = [*folder.contract.fields, FieldSpec(name=column, type="integer", role="group")]
+    return ModelFolder(folder.path, folder.contract.model_copy(update={"fields": fields}), folder.record, {"model.onnx": "0"})
+
+
+def test_slices_take_the_rows_of_a_group_together(make_model, tmp_path, flights):
+    # Each row ten times: with the copies as one group an interval is as wide as without them, else a third of it.
+    new, old = make_model(tmp_path / "a", bias=-0.5), make_model(tmp_path / "b", bias=-1.0)
+    rule = Rule(metric="log_loss", max_slice_loss=1e-6, slice_columns=["origin"])
+    once = flights.filter("late").head(300).with_row_index("flight")
+    widths = {}
+    for name, rows, challenger in [
+        ("once", once, old),
+        ("alone", pl.concat([once] * 10), old),
+        ("grouped", pl.concat([once] * 10), by_group(old, "flight")),
+    ]:
+        found = started(Contender(challenger, 0.5), rule, "log_loss")
+        compare(found, Contender(challenger, 0.5), Contender(new, 0.5), DatasetFolder.write(tmp_path / name, rows.lazy(), source="flights"))
+        widths[name] = {each.name: each.high - each.low for each in found.slices if each.column == "origin"}
+        assert any("rows of a group together" in note for note in found.notes) == (name == "grouped")
+    for name, width in widths["once"].items():
+        assert widths["grouped"][name] == pytest.approx(width, rel=0.3)
+        assert widths["alone"][name] < width / 2
+
+
+def test_slices_that_cannot_be_compared_are_counted(contenders, flights, tmp_path):
+    # By the carrier: some have one class alone, and some fewer than 30 rows.
+    new, old = contenders
+    rows = flights.head(2000).with_columns(late=pl.col("late") & (pl.col("carrier") == "UA"))
+    test = DatasetFolder.write(tmp_path / "one_class", rows.lazy(), source="flights")
+    found = started(new, Rule(max_slice_loss=0.5, slice_columns=["carrier"]))
+    scored = compare(found, new, old, test)
+    undefined = sum(each.gain is None for each in found.slices)
+    assert min(undefined, found.slices_left_out) > 0
+    said = (
+        f"Slices on which it is not defined, as when all rows are of one class: {undefined}. Slices with fewer than 30 rows: {found.slices_left_out}."
+    )
+    assert said in found.checks[-1].message
+    assert said in make_page(found, scored).html()
+
+
+def test_guarded_slices_of_which_none_can_be_judged_warn():
+    check = decided(Rule(max_slice_loss=0.1), auc=0.1).checks[-1]
+    assert (check.outcome, check.message) == ("warn", "No slice could be judged.")
 
 
 def other(folder: ModelFolder, labels=None, task=None, target=None) -> Contender:

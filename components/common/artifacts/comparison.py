@@ -59,6 +59,15 @@ class SliceDifference(Difference):
     rows: int
 
 
+class Thresholds(BaseModel):
+    """Probabilities from which each of two binary models predicts the positive class."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    challenger: float
+    champion: float
+
+
 class Comparison(Verdict):
     """A verdict on challenger against champion; `Verdict.read` reads it too.
 
@@ -72,9 +81,12 @@ class Comparison(Verdict):
     challenger: str = Field(description="Digest of the model.")
     champion: str = Field("", description="Digest of the champion; empty: there is none.")
     champion_version: str = Field("", description="Its version in the registry; empty: there is none.")
+    same_model: bool = Field(False, description="Whether challenger and champion are one model; their thresholds may differ.")
+    thresholds: Thresholds | None = Field(None, description="Binary models: what each was judged with.")
     rows: int = Field(0, description="Test rows on which both were judged.")
     confidence: float = 0.95
     rule: Rule
     differences: dict[str, Difference] = Field(default_factory=dict, description="By metric.")
     slices: list[SliceDifference] = Field(default_factory=list, description="The largest loss first.")
+    slices_left_out: int = Field(0, description="Slices with too few rows to be compared.")
     notes: list[str] = Field(default_factory=list)

@@ -21,12 +21,14 @@ class Metric:
         title: As in reports.
         better: Which direction is better.
         meaning: In a few words, for a person.
+        thresholded: Whether it depends on the threshold, so that one model has another value with another threshold.
     """
 
     name: str
     title: str
     better: Better
     meaning: str
+    thresholded: bool = False
 
     def gain(self, challenger: NDArray[np.float64] | float, champion: NDArray[np.float64] | float) -> NDArray[np.float64]:
         """By how much the challenger is better: positive whichever direction the metric has."""
@@ -44,12 +46,12 @@ BINARY = (
     Metric("log_loss", "Log loss", "lower", "mean surprise at the truth, in nats"),
     Metric("brier", "Brier score", "lower", "mean squared error of the probability"),
     Metric("ece", "Calibration error (ECE)", "lower", "mean distance between probability and frequency, in 15 bins"),
-    Metric("accuracy", "Accuracy", "higher", f"share of rows predicted right, {_AT}"),
-    Metric("balanced_accuracy", "Balanced accuracy", "higher", f"mean of the recalls of both classes, {_AT}"),
-    Metric("f1", "F1", "higher", f"harmonic mean of precision and recall, {_AT}"),
-    Metric("precision", "Precision", "higher", f"share of predicted positives that are positive, {_AT}"),
-    Metric("recall", "Recall", "higher", f"share of positives that are predicted positive, {_AT}"),
-    Metric("mcc", "Matthews correlation (MCC)", "higher", f"correlation of prediction and truth, {_AT}"),
+    Metric("accuracy", "Accuracy", "higher", f"share of rows predicted right, {_AT}", thresholded=True),
+    Metric("balanced_accuracy", "Balanced accuracy", "higher", f"mean of the recalls of both classes, {_AT}", thresholded=True),
+    Metric("f1", "F1", "higher", f"harmonic mean of precision and recall, {_AT}", thresholded=True),
+    Metric("precision", "Precision", "higher", f"share of predicted positives that are positive, {_AT}", thresholded=True),
+    Metric("recall", "Recall", "higher", f"share of positives that are predicted positive, {_AT}", thresholded=True),
+    Metric("mcc", "Matthews correlation (MCC)", "higher", f"correlation of prediction and truth, {_AT}", thresholded=True),
 )
 MULTICLASS = (
     Metric("accuracy", "Accuracy", "higher", "share of rows predicted right"),

@@ -12,6 +12,7 @@ from kfp_foundry.components.common.errors import DataError, close_names
 from kfp_foundry.components.common.metrics.scores import BinaryScores, Floats, MulticlassScores, RegressionScores, Scores
 
 THREADS = 2
+GROUPED = "Intervals take the rows of a group together, since they are not independent of each other."
 
 
 @dataclass(frozen=True)

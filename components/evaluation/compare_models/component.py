@@ -29,7 +29,8 @@ def compare_models(
     Both models predict the same test rows; differences get intervals from a paired bootstrap (Efron and Tibshirani 1993), in
     which each replicate draws the same rows for both. The rule is judged by the differences themselves, not by the ends of
     their intervals. With the default rule the challenger passes when it is at least as good by the metric (`min_gain` 0).
-    No champion yet is a pass, and so is a challenger that is the champion itself.
+    No champion yet is a pass, and so is a challenger that is the champion itself with the same threshold. With another threshold
+    its guards and slices are judged, and a gain is asked for only of a metric that the threshold changes.
 
     Args:
         challenger: New model.

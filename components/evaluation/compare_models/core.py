@@ -10,16 +10,17 @@ from pydantic import ValidationError
 
 from kfp_foundry.components.common import tracking
 from kfp_foundry.components.common.artifacts.base import Artifact
-from kfp_foundry.components.common.artifacts.comparison import Comparison, Rule
+from kfp_foundry.components.common.artifacts.comparison import Comparison, Rule, SliceDifference, Thresholds
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.model import Label, ModelFolder
 from kfp_foundry.components.common.artifacts.verdict import Check
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import DataError, UserError
 from kfp_foundry.components.common.metrics import bootstrap, catalogue
-from kfp_foundry.components.common.metrics.labelled import Labelled, judge, score
+from kfp_foundry.components.common.metrics.labelled import GROUPED, Labelled, judge, score
 from kfp_foundry.components.common.metrics.scores import Scores
-from kfp_foundry.components.common.metrics.slices import columns_wanted, make_cuts
+from kfp_foundry.components.common.metrics.slices import columns_wanted, make_cuts, parts_of
+from kfp_foundry.components.common.report.format import human
 from kfp_foundry.components.common.step import step
 from kfp_foundry.components.evaluation.compare_models.differences import differences, slice_differences
 from kfp_foundry.components.evaluation.compare_models.page import make_page
@@ -133,7 +134,10 @@ def compare(found: Comparison, new: Contender, old: Contender, test: DatasetFold
         UserError: A slice column is not there.
         DataError: No row can be judged.
     """
-    if new.model.digest == old.model.digest:
+    found.same_model = new.model.digest == old.model.digest
+    if new.model.task is Task.BINARY:
+        found.thresholds = Thresholds(challenger=new.threshold, champion=old.threshold)
+    if found.same_model and (found.thresholds is None or new.threshold == old.threshold):
         message = f"The challenger is the champion, version {found.champion_version}: equal models have equal digests."
         found.checks, found.reason = [Check(name="champion", outcome="pass", value=found.champion_version, message=message)], message
         return None
@@ -152,10 +156,10 @@ def compare(found: Comparison, new: Contender, old: Contender, test: DatasetFold
         _give_up(found, f"the champion cannot read the rows: {error}")
         return None
     replicates = bootstrap.replicate([challenger, champion], seed, rows.groups)
-    found.rows, found.notes = len(challenger), rows.left_out
+    found.rows, found.notes = len(challenger), _notes(found, rows)
     found.differences = differences(new.model.task, replicates, found.confidence)
     if found.rule.max_slice_loss or found.rule.slice_columns:
-        found.slices = _sliced(found, new.model, rows, challenger, champion, seed)
+        found.slices, found.slices_left_out = _sliced(found, new.model, rows, challenger, champion, seed)
     found.checks = decide(found, new.model.task)
     found.reason = summary(found, new.model.task)
     return challenger, champion
@@ -198,7 +202,20 @@ def _read(test: DatasetFolder, new: ModelFolder, old: ModelFolder, rule: Rule) -
     return scan.select([name for name in known if name in wanted]).collect()
 
 
-def _sliced(found: Comparison, model: ModelFolder, rows: Labelled, challenger: Scores, champion: Scores, seed: int) -> list[Any]:
-    cuts = make_cuts(rows.frame, model.contract, found.rule.slice_columns, model.record.importance)
+def _notes(found: Comparison, rows: Labelled) -> list[str]:
+    notes = rows.left_out
+    if found.same_model and found.thresholds:
+        new, old = human(found.thresholds.challenger), human(found.thresholds.champion)
+        notes.append(f"Both are the same model; what changes is its threshold, from {old} to {new}.")
+    if rows.groups is not None:
+        notes.append(GROUPED)
+    return notes
+
+
+def _sliced(
+    found: Comparison, model: ModelFolder, rows: Labelled, challenger: Scores, champion: Scores, seed: int
+) -> tuple[list[SliceDifference], int]:
+    parts, small = parts_of(make_cuts(rows.frame, model.contract, found.rule.slice_columns, model.record.importance))
     metric = catalogue.metric(model.task, found.metric)
-    return list(slice_differences(metric, challenger, champion, cuts, found.rule.max_slice_loss, found.confidence, seed))
+    pair, most = (challenger, champion), found.rule.max_slice_loss
+    return slice_differences(metric, pair, parts, rows.groups, most, found.confidence, seed), small

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kfp_foundry.components.common.artifacts.comparison import Difference, SliceDifference
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.metrics.bootstrap import Replicates, finite, interval, replicate
 from kfp_foundry.components.common.metrics.catalogue import METRICS, Metric
 from kfp_foundry.components.common.metrics.scores import Scores
-from kfp_foundry.components.common.metrics.slices import Cut, parts_of
+from kfp_foundry.components.common.metrics.slices import Part
 
 CHALLENGER, CHAMPION = 0, 1
 
@@ -41,26 +42,32 @@ def difference(metric: Metric, replicates: Replicates, confidence: float) -> Dif
 
 
 def slice_differences(
-    metric: Metric, challenger: Scores, champion: Scores, cuts: Sequence[Cut], max_loss: float, confidence: float, seed: int
+    metric: Metric,
+    pair: tuple[Scores, Scores],
+    parts: Sequence[Part],
+    groups: NDArray[np.int64] | None,
+    max_loss: float,
+    confidence: float,
+    seed: int,
 ) -> list[SliceDifference]:
-    """The metric on every slice with enough rows, the largest loss first; slices beyond `max_loss` get an interval.
+    """The metric on every slice, the largest loss first; slices beyond `max_loss` get an interval.
 
     Args:
         metric: The rule's metric.
-        challenger: Its predictions beside the truth.
-        champion: The same rows in the same order.
-        cuts: How the rows are cut.
+        pair: The predictions of challenger and champion for the same rows in the same order.
+        parts: The slices.
+        groups: Number of each row's group, shape (rows,); None: each row for itself.
         max_loss: Loss beyond which a slice is looked at closely; 0: none is.
         confidence: Of the intervals.
         seed: Seed of the bootstrap.
     """
     found = []
-    for part in parts_of(cuts)[0]:
-        pair = [challenger.take(part.rows), champion.take(part.rows)]
-        new, old = (float(scores.metrics()[metric.name][0]) for scores in pair)
+    for part in parts:
+        both = [scores.take(part.rows) for scores in pair]
+        new, old = (float(scores.metrics()[metric.name][0]) for scores in both)
         gain = float(metric.gain(new, old))
         if max_loss and -gain > max_loss:
-            close = difference(metric, replicate(pair, seed), confidence)
+            close = difference(metric, replicate(both, seed, None if groups is None else groups[part.rows]), confidence)
         else:
             close = Difference(challenger=finite(new), champion=finite(old), gain=finite(gain))
         found.append(SliceDifference(column=part.column, name=part.name, rows=len(part.rows), **close.model_dump()))

@@ -7,6 +7,7 @@ from kfp_foundry.components.common.metrics.scores import BinaryScores, Regressio
 from kfp_foundry.components.common.report import plots
 from kfp_foundry.components.common.report.format import human, percent
 from kfp_foundry.components.common.report.page import Report
+from kfp_foundry.components.evaluation.compare_models.verdict import unjudged
 
 SHOWN = 40  # slices
 
@@ -31,6 +32,10 @@ def make_page(found: Comparison, scored: tuple[Scores, Scores] | None) -> Report
         _differences(report, found, scored)
         _slices(report, found, scored[0])
     models = {"Challenger": found.challenger, "Champion": found.champion, "Champion's version": found.champion_version}
+    if found.thresholds:
+        models |= {
+            f"{whose}'s threshold": human(at) for whose, at in (("Challenger", found.thresholds.challenger), ("Champion", found.thresholds.champion))
+        }
     report.section("Made from").facts({name: value or "none" for name, value in models.items()})
     return report
 
@@ -97,10 +102,13 @@ def _differences(report: Report, found: Comparison, scored: tuple[Scores, Scores
 
 
 def _slices(report: Report, found: Comparison, scores: Scores) -> None:
-    if not found.slices:
+    if not (found.slices or found.slices_left_out):
         return
     title = metric(scores.task, found.metric).title
-    report.section("Slices", f"{title}; the largest loss first. Intervals are worked out where the loss is beyond the limit.")
+    note = [f"{title}; the largest loss first. Intervals are worked out where the loss is beyond the limit.", *unjudged(found)]
+    if len(found.slices) > SHOWN:
+        note.append(f"{len(found.slices) - SHOWN:,} more slices are in the verdict's JSON.")
+    report.section("Slices", " ".join(note))
     rows = [
         {"slice": s.name, "rows": s.rows, "challenger": s.challenger, "champion": s.champion, "gain": s.gain, "low": s.low, "high": s.high}
         for s in found.slices[:SHOWN]

@@ -1,9 +1,10 @@
 """The rule applied: one check per part of it."""
 
 from kfp_foundry.components.common.artifacts.comparison import Comparison, Difference, SliceDifference
-from kfp_foundry.components.common.artifacts.verdict import Check
+from kfp_foundry.components.common.artifacts.verdict import Check, Outcome
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.metrics.catalogue import Metric, metric
+from kfp_foundry.components.common.metrics.slices import MIN_ROWS
 from kfp_foundry.components.common.report.format import human, percent
 
 
@@ -25,10 +26,13 @@ def summary(found: Comparison, task: Task) -> str:
     """The comparison in one sentence."""
     title = metric(task, found.metric).title
     change = found.differences[found.metric]
-    if change.gain is None:
-        return f"{title} is not defined on these rows, so challenger and champion cannot be compared."
     broken = [check.name for check in found.checks if check.outcome == "fail"]
     tail = f"; refused by: {', '.join(broken[:5])}" if broken else ""
+    if found.same_model and found.thresholds:
+        cut = f"a threshold of {human(found.thresholds.challenger)} in place of {human(found.thresholds.champion)}"
+        return f"The challenger is the champion's model (version {found.champion_version}) with {cut}{tail}."
+    if change.gain is None:
+        return f"{title} is not defined on these rows, so challenger and champion cannot be compared."
     return f"The challenger is {_said(change, title)} than the champion (version {found.champion_version}){tail}."
 
 
@@ -43,6 +47,9 @@ def _said(change: Difference, title: str) -> str:
 def _gain(found: Comparison, wanted: Metric) -> Check:
     change, least = found.differences[wanted.name], found.rule.min_gain
     name, limit = f"gain: {wanted.name}", f"at least {human(least)}"
+    if found.same_model and not wanted.thresholded:
+        message = f"{wanted.title}: {human(change.challenger)} for both; they are one model, and no threshold changes it, so no gain is asked for."
+        return Check(name=name, outcome="pass", limit=limit, value=change.gain, message=message)
     if change.gain is None:
         return _undefined(found, name, limit, wanted)
     enough = change.gain >= least
@@ -67,10 +74,19 @@ def _slices(found: Comparison, wanted: Metric) -> list[Check]:
     most = found.rule.max_slice_loss
     beyond = [each for each in found.slices if each.gain is not None and -each.gain > most]
     judged = sum(each.gain is not None for each in found.slices)
-    if not beyond:
-        message = f"{wanted.title} loses at most {human(most)} on each of {judged:,} slices."
-        return [Check(name="max_slice_loss", outcome="pass", limit=f"at most {human(most)}", value=_worst(found.slices), message=message)]
-    return [_slice(found, each, wanted, most) for each in beyond]
+    if beyond:
+        return [_slice(found, each, wanted, most) for each in beyond]
+    said = [f"{wanted.title} loses at most {human(most)} on each of {judged:,} slices." if judged else "No slice could be judged."]
+    said += unjudged(found)
+    outcome: Outcome = "pass" if judged else "warn"
+    return [Check(name="max_slice_loss", outcome=outcome, limit=f"at most {human(most)}", value=_worst(found.slices), message=" ".join(said))]
+
+
+def unjudged(found: Comparison) -> list[str]:
+    """How many slices could not be compared, one sentence per reason."""
+    undefined = sum(each.gain is None for each in found.slices)
+    said = [f"Slices on which it is not defined, as when all rows are of one class: {undefined:,}."] if undefined else []
+    return said + ([f"Slices with fewer than {MIN_ROWS} rows: {found.slices_left_out:,}."] if found.slices_left_out else [])
 
 
 def _slice(found: Comparison, each: SliceDifference, wanted: Metric, most: float) -> Check:
