@@ -158,6 +158,8 @@ def _found_number(column: Profile) -> Assigned:
 
 
 def _is_running(column: Profile) -> bool:
+    if _says_when(column.name):
+        return False  # years, months or days counted one by one say when, and not who
     return column.rows >= 20 and int(column.most) - int(column.least) + 1 <= 1.05 * column.rows
 
 
@@ -179,13 +181,17 @@ def _is_event(column: Profile) -> bool:
     if column.kind not in (Type.DATE, Type.DATETIME) or column.distinct < 3 or column.missing_share > 0.05:
         return False
     span = (column.most - column.least).total_seconds() / 86_400
-    words = set(_words(column.name))
-    return not _BIRTH_WORDS & words and (span <= _LIFETIME or words <= _WHEN_WORDS)
+    return not _BIRTH_WORDS & set(_words(column.name)) and (span <= _LIFETIME or _says_when(column.name))
 
 
 def _named_id(name: str) -> bool:
     words = _words(name)
     return bool(words) and (words[-1] in _ID_WORDS or words[0] in _ID_WORDS)
+
+
+def _says_when(name: str) -> bool:
+    words = _words(name)
+    return bool(words) and set(words) <= _WHEN_WORDS
 
 
 def _words(name: str) -> list[str]:

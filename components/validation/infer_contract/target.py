@@ -110,6 +110,9 @@ def _check_classes(column: Profile, task: Task, where: str) -> None:
             where=where,
             remedy="choose another target, or task=regression for a number",
         )
+    if column.is_unique:
+        remedy = "choose another target" + (", or task=regression" if column.is_number else "")
+        raise DataError("is different in every row, so no class can be learnt", where=where, remedy=remedy)
     lonely = [value for value, rows in column.counts.items() if rows == 1]
     if lonely:
         more = f" (of {len(lonely)} such classes)" if len(lonely) > 1 else ""
