@@ -38,7 +38,7 @@ docs: $(BIN)/.ready  ## Component pages, schema and compiled pipelines are what 
 	$(BIN)/kfp-foundry docs --check
 	$(BIN)/kfp-foundry compile --check
 
-lock: $(VENV)/bin/uv  ## Resolves requirements.lock anew
+lock: $(BIN)/.ready  ## Resolves requirements.lock anew
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
 
 clean:  ## Removes what was built here

@@ -152,12 +152,13 @@ def train_and_deploy(
             id_columns=id_columns,
             ignore_columns=ignore_columns,
             sensitive_columns=sensitive_columns,
-        )
+        ),
+        cached=False,
     )
     contract = agreed.outputs["contract"]
     name = agreed.outputs["name"]
-    validated = with_settings(validate_table(dataset=table.outputs["dataset"], contract=contract))
-    gate = with_settings(require_verdict(verdict=validated.outputs["verdict"], allow_warn=allow_warnings))
+    validated = with_settings(validate_table(dataset=table.outputs["dataset"], contract=contract), cached=False)
+    gate = with_settings(require_verdict(verdict=validated.outputs["verdict"], allow_warn=allow_warnings)).set_display_name("require-data")
     parts = with_settings(
         split_table(
             dataset=table.outputs["dataset"],
@@ -249,7 +250,7 @@ def train_and_deploy(
         ),
         cached=False,
     )
-    with_settings(
+    reported = with_settings(
         write_report(
             dataset=table.outputs["dataset"],
             contract=contract,
@@ -273,3 +274,5 @@ def train_and_deploy(
         ),
         cached=False,
     )
+    # Last, so that the page is there when an endpoint that answers wrongly fails the run.
+    with_settings(require_verdict(verdict=verified.outputs["verdict"])).after(reported).set_display_name("require-endpoint")

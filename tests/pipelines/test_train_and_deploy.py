@@ -85,6 +85,13 @@ def test_a_challenger_that_does_not_gain_enough_leaves_the_champion_serving(lapt
     assert subprocess.run(["bash", "-c", first_run[1]["curl"]], check=False).returncode == 0
 
 
+def test_an_endpoint_that_is_too_slow_is_not_promoted_and_the_page_says_so(laptop, first_run):
+    done = laptop.train(source="flights.csv", target="late", model_name="late", seed=8, max_loss='{"auc": 1}', min_gain=-1, max_p99_ms=0.0001)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert laptop.summary()["reason"].startswith("Not promoted: the endpoint failed its verification.")
+    assert (laptop.summary()["champion"], laptop.summary()["url"]) == ("1", first_run[1]["url"])
+
+
 def test_data_that_break_their_contract_stop_the_run_before_training(laptop, first_run, flights):
     newest = max(laptop.home.glob("runs/*/steps/infer-contract/contract*"), key=lambda path: path.stat().st_mtime)
     (laptop.folder / "agreed.yaml").write_text(newest.read_text())

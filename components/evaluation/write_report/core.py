@@ -118,8 +118,10 @@ def sentence(told: Run) -> str:
     """The run's result in one sentence."""
     if told.comparison.outcome == "fail":
         return f"The champion stays{f' (version {told.champion})' if told.champion else ''}: {told.comparison.reason}"
+    if told.endpoint_check.outcome == "fail":
+        return f"Not promoted: the endpoint failed its verification. {told.endpoint_check.reason}"
     if told.promoted and told.registration.get("version"):
-        return f"Version {told.registration['version']} serves. {told.comparison.reason}"
+        return f"Version {told.registration['version']} {'serves' if serves(told) else 'is the champion'}. {told.comparison.reason}"
     return told.comparison.reason
 
 

@@ -19,8 +19,8 @@ def promote_model(
 ) -> NamedTuple("Outputs", [("promoted", bool), ("champion", str)]):
     """Makes the challenger the champion when the gates allow it: first the traffic, then the alias in the registry.
 
-    A comparison that failed is no error: the champion stays. An endpoint that failed its verification is taken away and fails
-    the run. The champion before gets the tags `stage=archived` and `replaced_by`.
+    When a gate said no the champion stays, and a candidate that failed its verification is taken away; what that means for the
+    run is for a later `require_verdict` to say. The champion before gets the tags `stage=archived` and `replaced_by`.
 
     Args:
         model_name: Name of the registered model.

@@ -13,7 +13,7 @@ from kfp_foundry.components.common import local_server
 from kfp_foundry.components.common.artifacts.base import Artifact
 from kfp_foundry.components.common.artifacts.endpoint import Endpoint
 from kfp_foundry.components.common.artifacts.verdict import Outcome
-from kfp_foundry.components.common.errors import GateRefused, PlatformError, UserError, close_names
+from kfp_foundry.components.common.errors import PlatformError, UserError, close_names
 from kfp_foundry.components.common.step import step
 from kfp_foundry.components.common.tracking import DIGEST_TAG, Tracking, tracking
 
@@ -71,7 +71,6 @@ def promote(store: Tracking, name: str, version: str, gates: Gates, endpoint: En
         Whether the challenger is the champion now, and the version of the champion ("" when the registry has none).
 
     Raises:
-        GateRefused: The endpoint failed its verification; its candidate is gone, the champion serves on.
         UserError: A word that is no outcome, or a version that does not exist.
         PlatformError: The traffic cannot be switched; or it was, and the registry refuses: then the message says so.
     """
@@ -81,7 +80,10 @@ def promote(store: Tracking, name: str, version: str, gates: Gates, endpoint: En
         log.info("not promoted: the challenger did not pass the comparison; %s", _stays(current))
         return False, current
     if gates.endpoint == "fail":
-        raise _refusal(endpoint, current)
+        gone = _is_local(endpoint) and local_server.discard(endpoint.name, endpoint.revision)
+        what = "the candidate was ended" if gone else "it was left as it is"
+        log.warning("not promoted: endpoint %s failed its verification and %s; %s", endpoint.name, what, _stays(current))
+        return False, current
     if version and store.available:
         _check_version(store, name, version, endpoint)
     switched = _switch_traffic(endpoint)
@@ -96,17 +98,6 @@ def promote(store: Tracking, name: str, version: str, gates: Gates, endpoint: En
         remedy = f"{error.remedy}, then run the pipeline again; this step may be repeated"
         raise PlatformError(f"{done}alias {alias!r} could not be put on version {version}: {error.what}", where=error.where, remedy=remedy) from error
     return True, version
-
-
-def _refusal(endpoint: Endpoint, current: str) -> GateRefused:
-    """Takes the candidate away and says what goes on."""
-    gone = _is_local(endpoint) and local_server.discard(endpoint.name, endpoint.revision)
-    what = "the candidate was ended" if gone else "it was left as it is"
-    return GateRefused(
-        f"not promoted: the endpoint failed its verification and {what}; {_stays(current)}",
-        where=f"endpoint {endpoint.name}",
-        remedy="read the report of verify_endpoint",
-    )
 
 
 def _check_version(store: Tracking, name: str, version: str, endpoint: Endpoint) -> None:
