@@ -402,7 +402,8 @@ def _tail(folder: Path, revision: Revision) -> str:
 def _hand_over(record: Record, candidate: Revision) -> None:
     """Has the candidate listen on the endpoint's port beside the server that has it."""
     wanted = f"{ports.LOOPBACK}:{candidate.address}"
-    os.kill(candidate.pid, signal.SIGUSR1)
+    with suppress(ProcessLookupError):  # it ended in this moment; asking it says so
+        os.kill(candidate.pid, signal.SIGUSR1)
     until = time.monotonic() + HANDOVER_SECONDS
     with Client(url_of(candidate.port), record.name, timeout=5.0) as client:
         while wanted not in client.get("/").body.get("addresses", []):

@@ -44,8 +44,11 @@ def end(pid: int, token: str, grace: float) -> None:
     if not is_alive(pid, token):
         _reap(pid)
         return
-    group = pid if os.getpgid(pid) == pid else 0
-    os.kill(pid, signal.SIGTERM)
+    try:
+        group = pid if os.getpgid(pid) == pid else 0
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:  # it ended in this moment, and its parent has asked for its exit code
+        return
     if not _gone(pid, token, grace) and is_alive(pid, token):
         with suppress(ProcessLookupError):
             os.killpg(group, signal.SIGKILL) if group else os.kill(pid, signal.SIGKILL)
