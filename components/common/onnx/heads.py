@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from kfp_foundry.components.common.artifacts.model import Label
 from kfp_foundry.components.common.onnx.graph import BOOL, DOUBLE, INT64, STRING, Graph
 
-Label = bool | int | str
 Link = Literal["identity", "exp", "sigmoid", "softmax"]
 
 THRESHOLD = 0.5  # a probability of exactly this much is the positive class
