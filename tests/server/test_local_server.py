@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from kfp_foundry.components.common import local_server, ports, processes
+from kfp_foundry.components.common.artifacts.model import ModelFolder
 from kfp_foundry.components.common.errors import IntegrityError, PlatformError, UserError
 
 GOOD = {"city": "Ulm", "age": 30}
@@ -57,6 +58,21 @@ def test_the_same_model_is_not_deployed_twice(model):
     local_server.promote("people")
     assert local_server.start(model, "people", threshold=0.3) == first
     assert [row.state for row in local_server.list_all()] == ["serving"]
+
+
+def test_a_relaxed_contract_is_another_model_and_is_served(model, table, tmp_path):
+    old = local_server.start(model, "people")
+    local_server.promote("people")
+    before = ModelFolder.open(model)
+    relaxed = before.contract.model_copy(deep=True)
+    relaxed.field("age").constraints.required = False
+    again = ModelFolder.write(tmp_path / "again", (model / "model.onnx").read_bytes(), relaxed, before.record, {}, table)
+    new = local_server.start(again.path, "people")
+    assert new.revision != old.revision
+    statuses = [
+        requests.post(f"{url}/v1/models/people:predict", json={"instances": [{"city": "Ulm"}]}, timeout=10).status_code for url in (old.url, new.url)
+    ]
+    assert statuses == [400, 200]
 
 
 def test_a_new_model_serves_beside_the_old_one_until_it_is_promoted(model):

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
-from kfp_foundry.components.common.artifacts.model import BATCH, ModelFolder
-from kfp_foundry.components.common.contract import Task
+from kfp_foundry.components.common.artifacts.model import BATCH, ModelFolder, identity
+from kfp_foundry.components.common.contract import Constraints, Limits, Role, Task, Type
 from kfp_foundry.components.common.errors import DataError, IntegrityError, PlatformError
 from kfp_foundry.components.training.train_model import core
 
@@ -49,6 +49,38 @@ def test_opening_gives_contract_record_and_identity(trained, flights_contract):
     assert model.digest.startswith("sha256:")
     assert trained[0].metadata["digest"] == model.digest
     assert all(isinstance(value, (str, int, float)) for value in trained[0].metadata.values())
+
+
+RELAXED = {"constraints": Constraints(required=False)}
+
+
+@pytest.mark.parametrize(
+    ("field", "changes", "same"),
+    [
+        ("carrier", RELAXED, False),
+        ("distance", {"type": Type.NUMBER}, False),
+        ("carrier", {"format": "%d.%m.%Y"}, False),
+        ("carrier", {"description": "two letters", "limits": Limits(known_values=["UA"]), "severity": "warn"}, True),
+        ("distance", {"constraints": Constraints(minimum=0)}, True),
+        ("time_hour", {"role": Role.IGNORE, "constraints": Constraints(required=True)}, True),
+    ],
+)
+def test_the_identity_is_what_decides_acceptance_and_answers_and_nothing_else(make_model, flights_contract, tmp_path, field, changes, same):
+    contract = flights_contract.model_copy(deep=True)
+    contract.field("carrier").constraints.required = True
+    changed = contract.model_copy(deep=True)
+    changed.fields = [f.model_copy(update=changes) if f.name == field else f for f in changed.fields]
+    one, other = make_model(tmp_path / "one", contract=contract), make_model(tmp_path / "other", contract=changed)
+    assert (one.path / "model.onnx").read_bytes() == (other.path / "model.onnx").read_bytes()
+    assert (one.digest == other.digest) is same
+    assert (one.path / "MLmodel").read_bytes() == (other.path / "MLmodel").read_bytes() or not same
+
+
+def test_the_labels_belong_to_the_identity(trained):
+    model = ModelFolder.open(trained[0])
+    swapped = model.record.model_copy(update={"labels": [True, False]})
+    assert identity("ab", model.contract, swapped) != identity("ab", model.contract, model.record)
+    assert identity("ab", model.contract, model.record) != identity("cd", model.contract, model.record)
 
 
 def test_predictions_have_probability_and_the_labels_own_type(trained):
@@ -103,7 +135,7 @@ def test_a_whole_folder_of_another_model_is_found(trained, make_model, tmp_path)
 
     other = make_model(tmp_path / "other")
     artifact = dsl.Model(name="model", uri=str(other.path), metadata=dict(trained[0].metadata))
-    with pytest.raises(IntegrityError, match=r"digest mismatch: model.onnx is another model's"):
+    with pytest.raises(IntegrityError, match=r"digest mismatch: the folder is another model's"):
         ModelFolder.open(artifact)
 
 

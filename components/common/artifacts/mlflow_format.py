@@ -25,7 +25,7 @@ def files(digest: str, inputs: Sequence[Column], outputs: Sequence[Column], exam
     """The text of each file.
 
     Args:
-        digest: SHA-256 of the ONNX file, as hex; the model's id is made of it.
+        digest: The model's identity, `sha256:<hex>`; MLflow's id is made of it.
         inputs: The columns that the graph takes.
         outputs: The columns that it returns.
         example: One row of inputs that JSON can hold.
@@ -62,7 +62,7 @@ def _mlmodel(digest: str, inputs: Sequence[Column], outputs: Sequence[Column]) -
             },
         },
         "mlflow_version": version("mlflow"),
-        "model_uuid": digest[:32],
+        "model_uuid": digest.removeprefix("sha256:")[:32],
         "saved_input_example_info": {
             "artifact_path": "input_example.json",
             "pandas_orient": "split",

@@ -4,7 +4,10 @@ The folder is an MLflow model as well. What opening it needs is small on purpose
 server opens it too. Nothing in it is ever unpickled.
 """
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +108,13 @@ class ModelFolder:
         model = cls(path, Contract.load(path / CONTRACT), record, digests)
         promised = "" if isinstance(artifact, (str, Path)) else artifact.metadata.get("digest", "")
         if check and promised and promised != model.digest:
-            raise IntegrityError(f"digest mismatch: {ONNX} is another model's", where=f"model {path}", remedy="run the training step again")
+            raise IntegrityError("digest mismatch: the folder is another model's", where=f"model {path}", remedy="run the training step again")
         return model
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """The model's identity, `sha256:<hex>` of its ONNX file: equal models have equal ones."""
-        return f"sha256:{self._digests[ONNX]}"
+        """The model's identity, see `identity`: equal models have equal ones."""
+        return identity(self._digests[ONNX], self.contract, self.record)
 
     @property
     def task(self) -> Task:
@@ -184,7 +187,8 @@ class ModelFolder:
                 (draft / "native" / name).write_bytes(content)
             contract.save(draft / CONTRACT)
             write_json(draft / RECORD, record.model_dump(mode="json"))
-            for name, text in mlflow_format.files(sha256(draft / ONNX), *_signature(contract, record), _example(example, contract)).items():
+            digest = identity(sha256(draft / ONNX), contract, record)
+            for name, text in mlflow_format.files(digest, *_signature(contract, record), _example(example, contract)).items():
                 (draft / name).write_text(text, encoding="utf-8")
             files = sorted(file for file in draft.rglob("*") if file.is_file())
             write_json(draft / DIGESTS, {file.relative_to(draft).as_posix(): sha256(file) for file in files})
@@ -194,6 +198,26 @@ class ModelFolder:
                 algorithm=record.algorithm, task=str(record.task), target=record.target, digest=folder.digest, features=len(contract.features)
             )
         return folder
+
+
+def identity(graph: str, contract: Contract, record: ModelRecord) -> str:
+    """What makes two models the same one: they take the same rows and answer them alike.
+
+    That is the graph, the task, the target, the labels in their order (of two the positive one is the last), and of each feature
+    its name, its type, how its dates are written and whether it is required. What a contract says of a table as a whole (limits,
+    ranges, row rules, the other columns), its descriptions and the order of its fields decide no answer: they change no identity.
+
+    Args:
+        graph: SHA-256 of the ONNX file, as hex.
+        contract: The contract of the training rows.
+        record: What the model says of itself.
+
+    Returns:
+        `sha256:<hex>`.
+    """
+    features = sorted((f.name, str(f.type), f.format or "", f.constraints.required) for f in contract.feature_fields)
+    decides = {"graph": graph, "task": str(record.task), "target": record.target, "labels": record.labels, "features": features}
+    return f"sha256:{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()}"
 
 
 def open_session(onnx: bytes, threads: int = 1) -> ort.InferenceSession:
