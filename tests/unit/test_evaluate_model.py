@@ -12,10 +12,11 @@ from sklearn import metrics as sk
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.evaluation import Evaluation
 from kfp_foundry.components.common.artifacts.model import ModelFolder
-from kfp_foundry.components.common.contract import Contract
+from kfp_foundry.components.common.contract import Contract, FieldSpec
 from kfp_foundry.components.common.errors import DataError, IntegrityError, UserError
 from kfp_foundry.components.common.metrics.scores import BinaryScores
 from kfp_foundry.components.evaluation.evaluate_model import core
+from kfp_foundry.components.evaluation.evaluate_model.page import make_page
 from kfp_foundry.components.evaluation.evaluate_model.thresholds import Rule, choose
 
 
@@ -318,6 +319,29 @@ def test_a_slice_is_worse_only_when_its_whole_interval_is(binary, flights):
     for each in found.slices:
         assert (each.standing == "worse") == (each.high is not None and each.high < whole)
         assert (each.standing == "better") == (each.low is not None and each.low > whole)
+
+
+def test_intervals_of_slices_take_the_rows_of_a_group_together(binary, flights):
+    # Each row ten times: with the copies as one group an interval is as wide as without them, else a third of it.
+    once = flights.tail(500).with_row_index("flight")
+    fields = [*binary.contract.fields, FieldSpec(name="flight", type="integer", role="group")]
+    grouped = ModelFolder(binary.path, binary.contract.model_copy(update={"fields": fields}), binary.record, {"model.onnx": "0"})
+    widths = []
+    for model, rows in [(binary, once), (binary, pl.concat([once] * 10)), (grouped, pl.concat([once] * 10))]:
+        found, _ = core.evaluate(model, rows, flights.head(500), Rule("0.3"), ["origin"])
+        widths.append({each.name: each.high - each.low for each in found.slices if each.column == "origin"})
+        assert any("rows of a group together" in note for note in found.notes) == (model is grouped)
+    for name, width in widths[0].items():
+        assert widths[1][name] < width / 2
+        assert widths[2][name] == pytest.approx(width, rel=0.05)
+
+
+def test_slices_on_which_the_metric_is_not_defined_are_counted(binary, flights):
+    test = flights.head(2000).with_columns(late=pl.col("late") & (pl.col("origin") == "EWR"))
+    found, scores = core.evaluate(binary, test, flights.head(500), Rule("0.3"), ["origin"])
+    undefined = sum(each.value is None for each in found.slices)
+    assert undefined >= 2
+    assert f"Slices on which AUC is not defined, as when all rows are of one class: {undefined}." in make_page(found, scores, {}).html()
 
 
 def weighted(folder: ModelFolder, column: str) -> ModelFolder:

@@ -237,6 +237,34 @@ def test_a_perfect_slice_and_a_tiny_one_have_intervals_that_do_not_crash():
     assert analytic.primary(BinaryScores(np.array([True, True]), np.array([0.2, 0.8]))) == bootstrap.Estimate(None)
 
 
+def test_the_closed_interval_of_grouped_rows_agrees_with_the_bootstrap_of_whole_groups():
+    rng = np.random.default_rng(5)
+    groups = np.repeat(np.arange(150), 8)
+    leaning = rng.normal(size=150)[groups]  # what the rows of a group share
+    truth = rng.random(len(groups)) < 1 / (1 + np.exp(-leaning))
+    many = [
+        BinaryScores(truth, 1 / (1 + np.exp(-rng.normal(size=len(groups)) - 0.7 * leaning))),
+        RegressionScores(leaning + rng.normal(size=len(groups)), np.zeros(len(groups)), rng.uniform(0.5, 2, len(groups))),
+    ]
+    for scores, name in zip(many, ("auc", "rmse"), strict=True):
+        drawn = bootstrap.estimates(bootstrap.replicate([scores], 7, groups, rounds=1000))[name]
+        closed, alone = analytic.primary(scores, groups=groups), analytic.primary(scores)
+        assert closed.high - closed.low == pytest.approx(drawn.high - drawn.low, rel=0.15)
+        assert closed.high - closed.low > 1.2 * (alone.high - alone.low)
+        assert closed.value == alone.value
+
+
+def test_rows_of_two_groups_give_no_interval():
+    scores = RegressionScores(np.arange(40.0), np.zeros(40))
+    assert analytic.primary(scores, groups=np.arange(40) % 2).low is None
+
+
+def test_each_row_as_its_own_group_is_as_without_groups():
+    rng = np.random.default_rng(2)
+    scores = RegressionScores(rng.normal(size=90), np.zeros(90))
+    assert analytic.primary(scores, groups=np.arange(90)).high == pytest.approx(analytic.primary(scores).high)
+
+
 def test_the_roc_curve_is_short_finite_and_has_the_area_of_the_auc():
     scores = binary(5000, ties=False, weighted=False)
     curve = curves.roc(scores)

@@ -15,7 +15,7 @@ from kfp_foundry.components.common.artifacts.model import Label, ModelFolder
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import DataError, UserError
 from kfp_foundry.components.common.metrics import bootstrap, catalogue, curves
-from kfp_foundry.components.common.metrics.labelled import Labelled, judge, score
+from kfp_foundry.components.common.metrics.labelled import GROUPED, Labelled, judge, score
 from kfp_foundry.components.common.metrics.scores import BinaryScores, MulticlassScores, Scores
 from kfp_foundry.components.common.metrics.slices import columns_wanted, make_cuts
 from kfp_foundry.components.common.step import step
@@ -133,7 +133,7 @@ def evaluate(
     measured = bootstrap.estimates(bootstrap.replicate([scores], seed, rows.groups), confidence)
     primary = catalogue.PRIMARY[model.task]
     cuts = make_cuts(rows.frame, model.contract, slice_columns, model.record.importance)
-    slices, small = judge_slices(scores, cuts, measured[primary].value, confidence)
+    slices, small = judge_slices(scores, cuts, measured[primary].value, confidence, rows.groups)
     found = Evaluation(
         task=model.task,
         target=model.record.target,
@@ -197,7 +197,7 @@ def _notes(rows: Labelled, scores: Scores) -> list[str]:
     if rows.weights is not None:
         notes.append("Metrics count rows by their weights; the confusion matrix counts rows.")
     if rows.groups is not None:
-        notes.append("Intervals resample whole groups, since rows of one group are not independent.")
+        notes.append(GROUPED)
     return notes
 
 

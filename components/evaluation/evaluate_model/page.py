@@ -149,10 +149,10 @@ def _slices(report: Report, found: Evaluation) -> None:
         return
     metric = catalogue.metric(found.task, found.primary)
     whole = found.metrics[found.primary].value
-    worse = sum(each.standing == "worse" for each in found.slices)
-    note = (
-        f"The worst first. {worse} of {len(found.slices)} slices are worse than all rows beyond their interval; chance gives about {_chance(found)}."
-    )
+    worse, judged = sum(each.standing == "worse" for each in found.slices), sum(each.value is not None for each in found.slices)
+    note = f"The worst first. {worse} of {judged} slices are worse than all rows beyond their interval; chance gives about {_chance(found, judged)}."
+    if judged < len(found.slices):
+        note += f" Slices on which {metric.title} is not defined, as when all rows are of one class: {len(found.slices) - judged}."
     if found.slices_left_out:
         note += f" Slices with fewer than {MIN_ROWS} rows are not judged: {found.slices_left_out}."
     report.section("Slices", note)
@@ -175,8 +175,8 @@ def _slices(report: Report, found: Evaluation) -> None:
         report.text(f"{len(found.slices) - LISTED} more slices are in the evaluation's JSON.")
 
 
-def _chance(found: Evaluation) -> str:
-    return human(max(1, round(len(found.slices) * (1 - found.confidence) / 2)))
+def _chance(found: Evaluation, judged: int) -> str:
+    return human(max(1, round(judged * (1 - found.confidence) / 2)))
 
 
 def _row(each: SliceResult, title: str) -> dict[str, object]:

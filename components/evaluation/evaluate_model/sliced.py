@@ -13,7 +13,9 @@ from kfp_foundry.components.common.metrics.slices import Cut, Part, parts_of
 ASIDE = {"auc": ["f1", "log_loss"], "log_loss": ["accuracy", "f1_macro"], "rmse": ["mae", "bias"]}
 
 
-def judge_slices(scores: Scores, cuts: Sequence[Cut], whole: float | None, confidence: float) -> tuple[list[SliceResult], int]:
+def judge_slices(
+    scores: Scores, cuts: Sequence[Cut], whole: float | None, confidence: float, groups: analytic.Groups = None
+) -> tuple[list[SliceResult], int]:
     """Judges every slice with enough rows by the task's primary metric.
 
     Args:
@@ -21,19 +23,23 @@ def judge_slices(scores: Scores, cuts: Sequence[Cut], whole: float | None, confi
         cuts: How the rows are cut, one per column.
         whole: The primary metric on all rows.
         confidence: Of the intervals.
+        groups: Number of each row's group, shape (rows,); None: each row for itself.
 
     Returns:
         The slices, and how many were left out for having fewer than `MIN_ROWS` rows. Sorted by the better end of the
         interval, so that small slices with wide intervals do not stand first by chance.
     """
     parts, small = parts_of(cuts)
-    results = [_judge(scores.take(part.rows), part, len(scores), whole, confidence) for part in parts]
+    results = []
+    for part in parts:
+        own = scores.take(part.rows)
+        estimate = analytic.primary(own, confidence, None if groups is None else groups[part.rows])
+        results.append(_judge(own, part, len(scores), whole, estimate))
     return sorted(results, key=_rank), small
 
 
-def _judge(scores: Scores, part: Part, all_rows: int, whole: float | None, confidence: float) -> SliceResult:
+def _judge(scores: Scores, part: Part, all_rows: int, whole: float | None, found: Estimate) -> SliceResult:
     metric = catalogue.metric(scores.task, "auto")
-    found = analytic.primary(scores, confidence)
     values = scores.metrics(ranking=False)
     aside = {**_levels(scores), **{other: finite(float(values[other][0])) for other in ASIDE[metric.name]}}
     return SliceResult(
