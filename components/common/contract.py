@@ -87,7 +87,6 @@ class Limits(_Part):
     )
     mean: tuple[float, float] | None = Field(None, description="Range that the mean must fall in.")
     median: tuple[float, float] | None = Field(None, description="Range that the median must fall in.")
-    drift: float | None = Field(None, ge=0, description="Largest drift (Jensen-Shannon distance, 0 to 1) against the reference.")
 
 
 class FieldSpec(_Part):

@@ -93,7 +93,7 @@ def train_and_deploy(
         task: `binary`, `multiclass`, `regression`, or `auto`.
         positive: For two classes: the label whose probability is predicted; empty: found (true, 1, yes, or the rarer one).
         time_column: Column that orders rows in time; empty: found when there is exactly one candidate.
-        group_column: Column whose equal values must stay together in the split, such as a customer.
+        group_column: Column whose equal values stay together in a split by group, such as a customer.
         weight_column: Column of sample weights.
         id_columns: Columns that identify rows; found when empty.
         ignore_columns: Columns the model must not use.

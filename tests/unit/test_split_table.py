@@ -224,3 +224,9 @@ def test_columns_of_any_type_can_be_hashed(flights_contract):
     )
     contract = Contract.parse("{task: binary, fields: [{name: late, type: boolean, role: target}]}")
     assert split_table(table, contract, "random", SHARES, seed=7).sizes == {"train": 70, "validation": 10, "test": 20}
+
+
+def test_a_split_by_time_counts_the_groups_that_it_tears(flights, flights_contract):
+    by_plane = flights_contract.with_role("tailnum", "group")
+    assert core.split_table(flights.lazy(), by_plane, "group", SHARES, seed=7).torn_groups == 0
+    assert core.split_table(flights.lazy(), by_plane, "auto", SHARES, seed=7).torn_groups > 100

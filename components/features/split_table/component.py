@@ -28,7 +28,8 @@ def split_table(
         train: Rows to fit on.
         validation: Rows for early stopping and tuning.
         test: Rows for the final evaluation; the latest ones when split by time.
-        method: `time`, `group`, `stratified`, `random`, or `auto`: the first of these that the contract allows.
+        method: `time`, `group`, `stratified`, `random`, or `auto`: the first of these that the contract allows. Only `group` keeps
+            equal values of the group column in one part; by time, groups that stand on both sides are counted and logged.
         validation_share: Share of rows for validation, above 0 and at most 0.5.
         test_share: Share of rows for test, above 0 and at most 0.5.
         seed: Seed of the row hash; the same seed gives the same rows on every machine.

@@ -38,6 +38,7 @@ class Split:
         without_target: Rows left out because their target is missing.
         without_time: Rows put into train because their time is missing.
         times: When split by time: part to its first and last time.
+        torn_groups: When split by time: groups that have rows in more than one part.
     """
 
     parts: dict[str, pl.LazyFrame]
@@ -46,6 +47,7 @@ class Split:
     without_target: int
     without_time: int
     times: dict[str, tuple[Any, Any]]
+    torn_groups: int
 
 
 @step
@@ -66,9 +68,11 @@ def run(
         log.info("%s rows have no target value and are in no part", f"{done.without_target:,}")
     if done.without_time:
         log.info("%s rows have no time and are in train", f"{done.without_time:,}")
+    if done.torn_groups:
+        log.warning("split by time: %s groups have rows in more than one part; method=group keeps them together", f"{done.torn_groups:,}")
     for name, rows in done.parts.items():
         DatasetFolder.write(parts[name], rows, source=folder.facts.source)
-        parts[name].metadata.update(part=name, method=done.method, share=done.sizes[name] / sum(done.sizes.values()))
+        parts[name].metadata.update(torn_groups=done.torn_groups, part=name, method=done.method, share=done.sizes[name] / sum(done.sizes.values()))
         if name in done.times:
             first, last = (str(time) for time in done.times[name])
             parts[name].metadata.update(first_time=first, last_time=last)
@@ -124,6 +128,7 @@ def split_table(table: pl.LazyFrame, contract: Contract, method: str, shares: Ma
         without_target=every - sum(sizes.values()),
         without_time=labelled.select(pl.col(str(contract.time)).null_count()).collect().item() if chosen == "time" else 0,
         times=_times(labelled, str(contract.time), part) if chosen == "time" else {},
+        torn_groups=_torn(labelled, contract.group, part).height if chosen == "time" and contract.group else 0,
     )
 
 
@@ -233,18 +238,17 @@ def _check_leaks(table: pl.LazyFrame, contract: Contract, part: pl.Expr) -> None
     key = contract.dataset.key or []
     # The columns of a key of several columns identify a row only together; on their own they may repeat.
     for name in [name for name in contract.ids if len(key) < 2 or name not in key]:
-        torn = (
-            table.select(pl.col(name).alias("id"), part.alias("part"))
-            .drop_nulls("id")
-            .group_by("id")
-            .agg(pl.col("part").n_unique().alias("parts"))
-            .filter(pl.col("parts") > 1)
-            .collect(engine="streaming")
-        )
+        torn = _torn(table, name, part)
         if torn.height:
-            example = torn["id"].sort()[0]
+            example = torn["value"].sort()[0]
             raise DataError(
                 f"the same value of the id column {name!r} stands in two parts, such as {example!r} ({torn.height:,} values in all)",
                 where="split_table",
                 remedy=f"give {name!r} the role group and split by group, or the role ignore if its rows are independent",
             )
+
+
+def _torn(table: pl.LazyFrame, column: str, part: pl.Expr) -> pl.DataFrame:
+    """The values of a column that stand in more than one part."""
+    sides = table.select(pl.col(column).alias("value"), part.alias("part")).drop_nulls("value").group_by("value")
+    return sides.agg(pl.col("part").n_unique().alias("parts")).filter(pl.col("parts") > 1).collect(engine="streaming")
