@@ -9,7 +9,6 @@ from kfp_foundry.components.common.errors import UserError, close_names
 
 Target = Literal["auto", "kubeflow", "local"]
 Where = Literal["kubeflow", "local"]
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,6 @@ def choose(target: str) -> Choice:
 def in_cluster() -> bool:
     """Whether this process runs in a Kubernetes pod."""
     return "KUBERNETES_SERVICE_HOST" in os.environ
-
-
-def namespace() -> str:
-    """The pod's namespace; `default` outside a cluster."""
-    file = SERVICE_ACCOUNT / "namespace"
-    return file.read_text().strip() if file.exists() else "default"
 
 
 def home() -> Path:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CHAMPION = "champion"
-CHALLENGER = "challenger"
 EXPERIMENT = "kfp-foundry"
 MODEL_FOLDER = "model"  # inside a run's artifacts
 DIGEST_TAG = "model_digest"
@@ -58,7 +57,6 @@ class ChampionInfo:
     digest: str
     path: Path
     threshold: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -217,14 +215,7 @@ class Tracking:
             digest=found.tags.get(DIGEST_TAG, ""),
             path=path,
             threshold=float(threshold) if threshold else None,
-            metrics=self._metrics(found.run_id),
         )
-
-    def _metrics(self, run_id: str | None) -> dict[str, float]:
-        if not run_id:
-            return {}
-        run = self.call("read the run", lambda: _absent_is_none(lambda: self.client.get_run(run_id)))
-        return dict(run.data.metrics) if run else {}
 
     def _download(self, found: "ModelVersion", uri: str) -> Path:
         key = found.tags.get(DIGEST_TAG, "").removeprefix("sha256:") or f"{found.name}-{found.version}-{found.run_id}"

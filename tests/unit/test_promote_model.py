@@ -83,6 +83,13 @@ def test_promoting_again_changes_nothing_and_says_so(versions, promote, caplog):
     assert tags("1")["replaced_by"] == "2"
 
 
+def test_the_threshold_that_serves_is_the_champions_and_a_refused_one_is_not(versions, promote):
+    digest = versions(1)["1"]
+    for outcome, given, recorded in (("pass", 0.4, 0.4), ("fail", 0.7, 0.4), ("warn", 0.6, 0.6)):
+        promote("1", digest, comparison=outcome, threshold=given)
+        assert champion("flights").threshold == recorded
+
+
 def test_a_champion_of_old_can_come_back(versions, promote):
     digests = versions(2)
     for version in ("1", "2", "1"):

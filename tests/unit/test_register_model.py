@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,7 @@ from kfp_foundry.components.registry.register_model import core
 @pytest.fixture(autouse=True)
 def laptop(tmp_path, monkeypatch, empty_registry):
     """A laptop with an empty registry of its own; the working directory is another one."""
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "KUBERNETES_SERVICE_HOST", "GIT_COMMIT"):
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_NAME", "KUBERNETES_SERVICE_HOST", "GIT_COMMIT", "KFP_FOUNDRY_RUN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("KFP_FOUNDRY_HOME", str(empty_registry(tmp_path / "home of mine")))
     (tmp_path / "work").mkdir()
@@ -116,18 +117,59 @@ def test_no_password_of_a_source_reaches_the_registry(inputs, artifact):
     assert tracking().client.get_model_version("flights", "1").tags["data_source"] == "s3://***@store/flights.csv"
 
 
-def test_the_same_model_is_one_version_and_its_tags_are_the_latest(inputs, artifact):
+def test_the_same_model_is_one_version_that_tells_of_the_run_that_made_it(inputs, artifact):
     given = inputs()
-    register(given, artifact)
-    again = register(given, artifact, run_name="run-2", threshold=0.7)
+    first = register(given, artifact)
     client = tracking().client
+    before = client.get_model_version("flights", "1").tags
+    assert before["last_seen_run"] == "run-1"
+    Verdict(gate="compare_models", checks=[Check(name="auc", outcome="fail")]).write(given["comparison"])
+    again = register(given, artifact, run_name="run-2")
     versions = client.search_model_versions("name='flights'")
     assert [str(v.version) for v in versions] == ["1"]
     assert again["reason"] == "already registered as version 1"
-    assert versions[0].tags["threshold"] == "0.7"
-    assert versions[0].tags["pipeline_run"] == "run-2"
+    assert versions[0].tags == again["tags"] == before | {"last_seen_run": "run-2"}
+    evidence = json.loads(mlflow_text(first["run_id"], "evidence/comparison.json"))
+    assert evidence["outcome"] == before["verdict.comparison"] == "warn"
     experiment = client.get_experiment_by_name("kfp-foundry").experiment_id
     assert len(client.search_runs([experiment])) == 1
+
+
+def mlflow_text(run_id: str, name: str) -> str:
+    from mlflow.artifacts import load_text
+
+    return load_text(f"{tracking().client.get_run(run_id).info.artifact_uri}/{name}")
+
+
+def test_the_threshold_of_a_champion_stays_when_no_gate_has_decided_yet(inputs, artifact):
+    given = inputs()
+    register(given, artifact, threshold=0.4)
+    tracking().client.set_registered_model_alias("flights", "champion", "1")
+    register(given, artifact, threshold=0.7)
+    assert champion("flights").threshold == 0.4
+
+
+def test_a_registration_right_as_champion_moves_its_threshold(inputs, artifact):
+    given = inputs()
+    for threshold in (0.4, 0.7):
+        register(given, artifact, threshold=threshold, alias="champion")
+    assert champion("flights").threshold == 0.7
+
+
+def test_the_run_is_the_local_runs_when_no_name_is_given(inputs, artifact, monkeypatch):
+    monkeypatch.setenv("KFP_FOUNDRY_RUN", "20261121-flights")
+    tags = register(inputs(), artifact, run_name="")["tags"]
+    assert tags["pipeline_run"] == tags["last_seen_run"] == "20261121-flights"
+
+
+@pytest.mark.parametrize(("pod", "image"), [(True, "registry.example/foundry:1"), (False, None)])
+def test_the_image_is_on_record_only_where_the_pod_says_it(monkeypatch, pod, image):
+    monkeypatch.setenv("KFP_FOUNDRY_IMAGE", "registry.example/foundry:1")
+    if pod:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    tags = core.event_tags({}, "run-1", "")
+    assert tags.get("image") == image
+    assert re.fullmatch(r"kfp-foundry \S+", tags["library"])
 
 
 def test_another_model_is_another_version_and_takes_the_alias(inputs, artifact):
@@ -139,6 +181,7 @@ def test_another_model_is_another_version_and_takes_the_alias(inputs, artifact):
 def test_a_champion_registered_again_keeps_its_stage(inputs, artifact):
     given = inputs()
     register(given, artifact)
+    tracking().client.set_model_version_tag("flights", "1", "stage", "champion")
     tracking().client.set_registered_model_alias("flights", "champion", "1")
     register(given, artifact)
     assert tracking().client.get_model_version("flights", "1").tags["stage"] == "champion"
@@ -148,14 +191,18 @@ def test_files_that_vanished_from_the_store_are_written_again(inputs, artifact):
     given = inputs()
     register(given, artifact, alias="champion")
     (champion("flights").path / "model.onnx").unlink()
-    register(given, artifact, alias="champion")
+    Verdict(gate="compare_models", checks=[Check(name="auc", outcome="pass")]).write(given["comparison"])
+    again = register(given, artifact, run_name="run-2", alias="champion")
     assert (champion("flights").path / "model.onnx").is_file()
+    evidence = json.loads(mlflow_text(again["run_id"], "evidence/comparison.json"))
+    assert evidence["outcome"] == again["tags"]["verdict.comparison"] == "pass"
+    assert again["tags"]["pipeline_run"] == "run-2"
 
 
-def test_what_the_champion_is_comes_back_with_threshold_and_metrics(inputs, artifact):
+def test_what_the_champion_is_comes_back_with_its_threshold(inputs, artifact):
     record = register(inputs(), artifact, alias="champion")
     found = champion("flights")
-    assert (found.version, found.digest, found.threshold, found.metrics["auc"]) == ("1", record["digest"], 0.4, 0.61)
+    assert (found.version, found.digest, found.threshold) == ("1", record["digest"], 0.4)
 
 
 def in_child(work) -> int:

@@ -15,7 +15,7 @@ from kfp_foundry.components.common.artifacts.endpoint import Endpoint
 from kfp_foundry.components.common.artifacts.verdict import Outcome
 from kfp_foundry.components.common.errors import PlatformError, UserError, close_names
 from kfp_foundry.components.common.step import step
-from kfp_foundry.components.common.tracking import DIGEST_TAG, Tracking, tracking
+from kfp_foundry.components.common.tracking import DIGEST_TAG, THRESHOLD_TAG, Tracking, tracking
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -92,7 +92,7 @@ def promote(store: Tracking, name: str, version: str, gates: Gates, endpoint: En
         log.info("the registry was not changed: %s", store.why if not store.available else "the model was not registered")
         return bool(switched), current
     try:
-        _point(store, name, version, alias)
+        _point(store, name, version, alias, endpoint.threshold)
     except PlatformError as error:
         done = f"{switched}, but the registry does not say so: " if switched else ""
         remedy = f"{error.remedy}, then run the pipeline again; this step may be repeated"
@@ -128,13 +128,15 @@ def _switch_traffic(endpoint: Endpoint) -> str:
     return f"all traffic of {endpoint.name} goes to {endpoint.revision[:19]}" if endpoint.traffic else ""
 
 
-def _point(store: Tracking, name: str, version: str, alias: str) -> None:
-    """Moves the alias to the version and marks both versions; safe to repeat, whatever was done already."""
+def _point(store: Tracking, name: str, version: str, alias: str, threshold: float | None) -> None:
+    """Moves the alias to the version, records the threshold that it serves with and marks both versions; safe to repeat."""
     current = _number(store.version_of(name, alias))
     tags = store.call("read the version", lambda: store.client.get_model_version(name, version)).tags
     before = tags.get(REPLACES, "") if current == version else current
     if before and current != version:
         _tag(store, name, version, REPLACES, before)
+    if threshold is not None and tags.get(THRESHOLD_TAG) != repr(threshold):
+        _tag(store, name, version, THRESHOLD_TAG, repr(threshold))
     store.call(f"set the alias {alias}", lambda: store.client.set_registered_model_alias(name, alias, version))
     if tags.get(STAGE) != alias:
         _tag(store, name, version, STAGE, alias)

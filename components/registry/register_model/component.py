@@ -25,6 +25,8 @@ def register_model(
     On a laptop MLflow is embedded (SQLite). In a cluster it is the server that `MLFLOW_TRACKING_URI` of the ConfigMap
     `kfp-foundry` names; without one nothing is registered, and the registration says so.
 
+    A version tells of the run that made it; when another run comes to the same model, the tag `last_seen_run` names that one.
+
     Args:
         model: Model folder to register; its digests are checked first.
         evaluation: Evaluation whose metrics are logged.
@@ -33,8 +35,9 @@ def register_model(
         dataset: The table that the model was made from; its fingerprint and source are recorded.
         registration: JSON: name, version, address, digest, run, and whether the model was registered and why not.
         model_name: Name of the registered model; made when it does not exist.
-        run_name: Name of the pipeline run, for the lineage; empty: made of the model's name and digest.
-        threshold: Binary models: probability from which the positive class is predicted.
+        run_name: Name of the pipeline run, for the lineage; empty: the local run's, or made of the model's name and digest.
+        threshold: Binary models: probability from which the positive class is predicted. Kept with a new version; a version that
+            is there already keeps its own until it is promoted.
         alias: Alias that the version gets.
 
     Returns:

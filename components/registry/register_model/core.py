@@ -1,7 +1,8 @@
 """Registering a model: an MLflow run with the files and numbers, then a version that points to it.
 
 The version is made last and in one call with all its tags, so a step that is killed leaves none that is half made; when it runs
-again it goes on in the same run. A version is found again by the model's digest, so the same model is one version.
+again it goes on in the same run. A version is found again by the model's digest, so the same model is one version. It tells of
+the run that made it, verdicts and evidence alike; a later run that comes to the same model is named in its tag `last_seen_run`.
 """
 
 import logging
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kfp_foundry.components.common import images
+from kfp_foundry.components.common import images, platform
 from kfp_foundry.components.common.artifacts.base import Artifact
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.evaluation import Evaluation
@@ -28,6 +29,7 @@ from kfp_foundry.components.common.files import sha256, write_json
 from kfp_foundry.components.common.masking import mask
 from kfp_foundry.components.common.step import step
 from kfp_foundry.components.common.tracking import (
+    CHAMPION,
     DIGEST_TAG,
     MODEL_FOLDER,
     THRESHOLD_TAG,
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 EVIDENCE = "evidence"  # folder of the run's artifacts for evaluation, verdicts and contract
 NAME_TAG = "registered_model"
+STAGE_TAG = "stage"
+LAST_SEEN_TAG = "last_seen_run"
 MAX_VALUE = 5000  # characters of a tag or parameter that every MLflow store takes
 
 log = logging.getLogger(__name__)
@@ -101,6 +105,7 @@ def run(
     """Reads the artifacts, registers, and writes the registration; returns version and address."""
     check_names(model_name, alias)
     folder = ModelFolder.open(model)
+    run_name = run_name or os.environ.get("KFP_FOUNDRY_RUN", "")  # set by the local runner
     verdicts = {"validation": Path(validation.path), "comparison": Path(comparison.path)}
     submission = Submission(
         name=model_name,
@@ -151,14 +156,17 @@ def content_tags(model: ModelFolder, dataset: DatasetFolder) -> dict[str, str]:
 
 
 def event_tags(outcomes: dict[str, str], run_name: str, threshold: str) -> dict[str, str]:
-    """Who registered it, when judged how; the latest registration counts."""
+    """Which run made it, with what code, and how it was judged.
+
+    The image is on record only where the pod says which one it is: a compiled pipeline may name another one than this library does.
+    """
     tags = {
         THRESHOLD_TAG: threshold,
-        "pipeline_run": os.environ.get("KFP_RUN_ID") or run_name,
+        "pipeline_run": run_name,
         "pod": os.environ.get("KFP_POD_NAME", ""),
         "git_commit": git_commit(Path.cwd()),
-        "image": images.FOUNDRY,
-        "kfp_foundry": images.VERSION,
+        "image": os.environ.get("KFP_FOUNDRY_IMAGE", "") if platform.in_cluster() else "",
+        "library": f"kfp-foundry {images.VERSION}",
     }
     return _clean(tags | {f"verdict.{gate}": outcome for gate, outcome in outcomes.items()})
 
@@ -201,14 +209,13 @@ def register(store: Tracking, submission: Submission) -> Registration:
     store.call("make the registered model", lambda: _ensure_model(store, submission))
     with _alone(store):
         known = find(store, name, digest)
+        damaged = known is not None and _damaged(store, known)
         run_id = known.run_id if known is not None and known.run_id else _run(store, submission)
-        if known is None or _damaged(store, known):
+        if known is None or damaged:
             _log_run(store, submission, run_id)
         version = known or store.call("make the version", lambda: _create(store, submission, run_id))
     number = str(version.version)
-    tags = submission.event_tags | {"stage": "champion" if _is_champion(store, name, number) else submission.alias}
-    if known is not None:  # a new one was made with its tags
-        _tag(store, known, tags)
+    tags = _tag(store, store.call("read the version", lambda: store.client.get_model_version(name, number)), _changes(submission, damaged))
     store.call("set the alias", lambda: store.client.set_registered_model_alias(name, submission.alias, number))
     store.call("end the run", lambda: _end_run(store, run_id))
     return Registration(
@@ -223,8 +230,22 @@ def register(store: Tracking, submission: Submission) -> Registration:
         run_name=submission.run_name,
         tracking_uri=store.shown,
         how_to_open=store.how_to_open,
-        tags=submission.content_tags | tags,
+        tags=tags,
     )
+
+
+def _changes(submission: Submission, anew: bool) -> dict[str, str]:
+    """What this registration changes in a version's tags; `anew`: its files were gone, and this run has written them again.
+
+    The threshold of a version that is there already is not among it: no gate has decided about this run yet. Promotion moves it,
+    and so does a registration right under the champion's alias.
+    """
+    tags = {LAST_SEEN_TAG: submission.run_name, STAGE_TAG: submission.alias}
+    if anew:
+        tags |= submission.content_tags | {key: value for key, value in submission.event_tags.items() if key != THRESHOLD_TAG}
+    if submission.alias == CHAMPION:
+        tags |= {key: value for key, value in submission.event_tags.items() if key == THRESHOLD_TAG}
+    return tags
 
 
 def find(store: Tracking, name: str, digest: str) -> "ModelVersion | None":
@@ -259,7 +280,7 @@ def _create(store: Tracking, submission: Submission, run_id: str) -> "ModelVersi
         submission.name,
         source=f"{run.info.artifact_uri}/{MODEL_FOLDER}",
         run_id=run_id,
-        tags=submission.content_tags | submission.event_tags | {"stage": submission.alias},
+        tags=submission.content_tags | submission.event_tags | {LAST_SEEN_TAG: submission.run_name, STAGE_TAG: submission.alias},
         description=_summary(submission),
     )
     first = find(store, submission.name, submission.model.digest)
@@ -274,15 +295,14 @@ def _summary(submission: Submission) -> str:
     return f"{submission.model.record.algorithm}; {numbers}" if numbers else submission.model.record.algorithm
 
 
-def _is_champion(store: Tracking, name: str, version: str) -> bool:
-    current = store.version_of(name, "champion")
-    return current is not None and str(current.version) == version
-
-
-def _tag(store: Tracking, version: "ModelVersion", tags: dict[str, str]) -> None:
-    for key, value in sorted(tags.items()):
+def _tag(store: Tracking, version: "ModelVersion", changes: dict[str, str]) -> dict[str, str]:
+    """Sets tags and returns all that the version has; the stage stays where another alias, the champion's as a rule, names the version."""
+    held = set(version.aliases) - {changes[STAGE_TAG]}
+    wanted = {key: value for key, value in changes.items() if not (held and key == STAGE_TAG)}
+    for key, value in sorted(wanted.items()):
         if version.tags.get(key) != value:
             store.call(f"tag version {version.version}", partial(store.client.set_model_version_tag, version.name, str(version.version), key, value))
+    return dict(version.tags) | wanted
 
 
 def _damaged(store: Tracking, version: "ModelVersion") -> bool:
