@@ -163,6 +163,7 @@ def curl(url: str, rows: Sequence[Mapping[str, object]]) -> str:
 
     Example:
         >>> curl("http://127.0.0.1:8090/v1/models/flights:predict", [{"carrier": "UA"}])
-        'curl -s http://127.0.0.1:8090/v1/models/flights:predict -d \\'{"instances": [{"carrier": "UA"}]}\\''
+        'curl -s http://127.0.0.1:8090/v1/models/flights:predict -H \\'Content-Type: application/json\\' -d \\'{"instances": [{"carrier": "UA"}]}\\''
     """
-    return f"curl -s {shlex.quote(url)} -d {shlex.quote(json.dumps({'instances': list(rows)}, ensure_ascii=False))}"
+    body = json.dumps({"instances": list(rows)}, ensure_ascii=False, allow_nan=False)
+    return f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json' -d {shlex.quote(body)}"

@@ -68,7 +68,7 @@ def test_programs_get_json(endpoint, capsys):
 def test_show_gives_columns_and_a_request_that_works(endpoint, capsys):
     out = call(capsys, "show", "flights")[1]
     assert "sched_dep_minute (integer)" in " ".join(out.split())
-    url, body = re.search(r"Try curl -s (\S+) -d '(.*)'", out).groups()
+    url, body = re.search(r"Try curl -s (\S+) -H .* -d '(.*)'", out).groups()
     assert requests.post(url, data=body, timeout=5).status_code == 200
 
 

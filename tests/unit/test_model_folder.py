@@ -181,6 +181,27 @@ def test_its_signature_and_example_are_what_mlflow_reads(trained):
     assert len(served) == 1
 
 
+def test_its_example_is_no_row_of_the_training_data(make_model, flights, tmp_path):
+    import json
+
+    model = make_model(tmp_path / "made")
+    names = model.contract.features
+    people = flights.head(500).with_columns(dest=pl.format("passenger {}", pl.int_range(pl.len())))
+
+    def example(name, table):
+        folder = ModelFolder.write(tmp_path / name, b"", model.contract, model.record, {}, table)
+        return json.loads((folder.path / "input_example.json").read_text())
+
+    made = example("one", people)
+    row = dict(zip(made["columns"], made["data"][0], strict=True))
+    assert made["columns"] == names
+    assert row["carrier"] == people["carrier"].mode().sort()[0]
+    assert row["dest"] == ""  # a text that each row has for itself stands nowhere
+    assert row["distance"] == people["distance"].quantile(0.5, "lower")
+    assert example("again", people.reverse()) == made
+    assert example("empty", people.clear())["data"][0] == ["" if value == "" or isinstance(value, str) else None for value in made["data"][0]]
+
+
 def test_opening_and_predicting_load_no_training_library(trained, tmp_path):
     trained[1].write_parquet(tmp_path / "rows.parquet")
     program = (

@@ -1,8 +1,11 @@
 """verify_endpoint: what the server answers is what the batch path predicts, or the verdict says where it is not."""
 
+import datetime as dt
 import json
+import math
 import os
 import re
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -144,6 +147,14 @@ def test_a_required_column_is_never_sent_empty(test_rows, flights_contract):
     assert frame["temp"].null_count() == 0
     with pytest.raises(DataError, match="no column 'temp'"):
         sample.choose(test_rows.drop("temp"), strict, 30)
+
+
+def test_the_command_survives_a_shell_whatever_the_values_are():
+    table = pl.DataFrame({"it's": ['a "b" $HOME `ls` \\'], "unicode": ["Zoë"], "none": [None], "nan": [math.nan], "day": [dt.date(2026, 2, 28)]})
+    words = shlex.split(curl("http://127.0.0.1:8090/v1/models/m:predict", json_rows(table)))
+    assert words[:3] == ["curl", "-s", "http://127.0.0.1:8090/v1/models/m:predict"]
+    row = {"it's": 'a "b" $HOME `ls` \\', "unicode": "Zoë", "none": None, "nan": None, "day": "2026-02-28"}
+    assert json.loads(words[-1]) == {"instances": [row]}
 
 
 def test_the_command_of_the_report_works_in_a_shell(endpoint, flights):

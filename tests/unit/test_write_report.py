@@ -1,26 +1,20 @@
-"""write_report: the example request works when pasted, whatever the values are."""
+"""write_report: what it says of a model is what was measured."""
 
-import datetime as dt
-import json
-import shlex
+import pytest
 
-import polars as pl
-
-from kfp_foundry.components.common.artifacts.endpoint import Endpoint
-from kfp_foundry.components.common.contract import Contract, FieldSpec
-from kfp_foundry.components.evaluation.write_report.core import curl, example_row
-
-ENDPOINT = Endpoint(name="m", url="http://127.0.0.1:8090", revision="sha256:ab")
+from kfp_foundry.components.common.contract import Task
+from kfp_foundry.components.evaluation.write_report.core import exactness
 
 
-def test_the_request_survives_a_shell_whatever_the_texts_hold():
-    row = {"it's": 'a "b" $HOME `ls` \\', "n": None, "unicode": "Zoë"}
-    words = shlex.split(curl(ENDPOINT, row))
-    assert words[:3] == ["curl", "-s", "http://127.0.0.1:8090/v1/models/m:predict"]
-    assert json.loads(words[-1]) == {"instances": [row]}
-
-
-def test_an_example_row_has_the_features_only_and_dates_as_iso_texts():
-    fields = [FieldSpec(name="day", type="date"), FieldSpec(name="age", type="integer"), FieldSpec(name="churn", type="boolean", role="target")]
-    table = pl.LazyFrame({"day": [dt.date(2026, 2, 28)], "age": [None], "churn": [True]})
-    assert example_row(table, Contract(task="binary", fields=fields)) == {"day": "2026-02-28", "age": None}
+@pytest.mark.parametrize(
+    ("task", "measured", "said"),
+    [
+        (Task.BINARY, 2.22e-16, "differs from the trained model by at most 2.2e-16 in any probability; measured on 5,000 rows, 1e-09 is allowed."),
+        (Task.MULTICLASS, 0.0, "by at most 0 in any probability;"),
+        (Task.REGRESSION, 3e-12, "by at most 3e-12 in any prediction, relative to the prediction, the target's spread or 1, whichever is largest;"),
+    ],
+)
+def test_how_exact_a_model_is_follows_from_what_its_training_measured(make_model, tmp_path, task, measured, said):
+    record = make_model(tmp_path / "model").record
+    parity = record.parity.model_copy(update={"max_difference": measured, "rows": 5000})
+    assert said in exactness(record.model_copy(update={"task": task, "parity": parity}))

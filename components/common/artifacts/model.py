@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from kfp_foundry.components.common import rows
 from kfp_foundry.components.common.artifacts import mlflow_format
 from kfp_foundry.components.common.artifacts.base import Artifact
-from kfp_foundry.components.common.contract import Contract, Task, Type
+from kfp_foundry.components.common.contract import Contract, FieldSpec, Task, Type
 from kfp_foundry.components.common.errors import DataError, IntegrityError
 from kfp_foundry.components.common.files import new_folder, sha256, write_json
 
@@ -28,6 +28,9 @@ DIGESTS = "digests.json"
 CONTRACT = "contract.yaml"
 ONNX = mlflow_format.MODEL
 BATCH = 65_536  # rows scored at once, so that memory stays bounded
+
+SHARED = 10  # rows that have a text in common, so that it may stand in the example
+FEW_DIGITS = 1000  # whole numbers below it stand in the example as they are
 
 Label = bool | int | str
 _NAMES = TypeAdapter(dict[str, str])
@@ -174,7 +177,7 @@ class ModelFolder:
             contract: The contract of the training rows.
             record: What the model says of itself.
             native: The library's own form, file name to content, for the folder `native`.
-            example: At least one row with the contract's features.
+            example: Rows with the contract's features. Of them a typical one is made up for the folder's example; none is copied.
 
         Raises:
             PlatformError: The place cannot be written, or is full; nothing is left behind.
@@ -292,5 +295,21 @@ def _label_type(record: ModelRecord) -> str:
 
 
 def _example(frame: pl.DataFrame, contract: Contract) -> dict[str, Any]:
-    values = {name: array[0] for name, array in rows.feed(frame.head(1), contract).items()}
-    return {name: value if isinstance(value, str) else (float(value) if np.isfinite(value) else None) for name, value in values.items()}
+    """A typical row, made up column by column, since the folder goes where no customer's row may go."""
+    return {field.name: _typical(frame, field, contract) for field in contract.feature_fields}
+
+
+def _typical(frame: pl.DataFrame, field: FieldSpec, contract: Contract) -> str | float | None:
+    """A column's most frequent text, or its median in few digits; a text that few rows share could say who they are, so it is left empty."""
+    if field.type is Type.STRING:
+        texts = rows.conform(frame, contract, [field.name])[field.name].rename("text").drop_nulls()
+        counted = texts.value_counts(name="rows").filter(pl.col("rows") >= SHARED).sort("rows", "text", descending=[True, False])
+        return str(counted["text"][0]) if counted.height else ""
+    numbers = rows.feed(frame.select(field.name), contract.model_copy(update={"fields": [field]}))[field.name]
+    known = numbers[np.isfinite(numbers)]
+    if not len(known):
+        return None
+    middle = float(np.quantile(known, 0.5, method="lower"))
+    if field.type in (Type.DATE, Type.DATETIME):
+        return middle - middle % rows.SECONDS_OF_DAY
+    return float(round(middle)) if field.type is not Type.NUMBER and abs(middle) < FEW_DIGITS else float(f"{middle:.2g}")

@@ -1,29 +1,26 @@
 """One page about a run, put together from what its steps left behind."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from kfp_foundry.components.common.artifacts.base import Artifact
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.endpoint import Endpoint
 from kfp_foundry.components.common.artifacts.evaluation import Evaluation
-from kfp_foundry.components.common.artifacts.model import ModelFolder
+from kfp_foundry.components.common.artifacts.model import ModelFolder, ModelRecord
 from kfp_foundry.components.common.artifacts.verdict import Outcome, Verdict
-from kfp_foundry.components.common.contract import Contract
+from kfp_foundry.components.common.contract import Contract, Task
 from kfp_foundry.components.common.files import write_json
+from kfp_foundry.components.common.inference import curl, json_rows
 from kfp_foundry.components.common.metrics import catalogue
 from kfp_foundry.components.common.report import plots
 from kfp_foundry.components.common.report.page import Report
 from kfp_foundry.components.common.step import step
 
 REGISTRY = ("uri", "reason", "run_id", "tracking_uri")
-PARITY = "1e-9"  # the gate of train_model, on every published model
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class Run:
     dataset: DatasetFolder
     contract: Contract
     model: ModelFolder
-    example: dict[str, Any]
+    example: list[dict[str, object]]
     evaluation: Evaluation
     registration: dict[str, Any]
     endpoint: Endpoint
@@ -74,7 +71,7 @@ def run(made: Made, gates: Gates, pages: Sequence[Artifact], report: Artifact, s
         dataset=DatasetFolder.open(made.dataset),
         contract=agreed,
         model=ModelFolder.open(made.model),
-        example=example_row(DatasetFolder.open(made.test).scan(), agreed),
+        example=json_rows(DatasetFolder.open(made.test).scan().select(agreed.features).head(1).collect()),
         evaluation=Evaluation.read(made.evaluation.path),
         registration=json.loads(Path(made.registration.path).read_text(encoding="utf-8")),
         endpoint=Endpoint.read(made.endpoint),
@@ -105,7 +102,7 @@ def summarise(told: Run) -> dict[str, Any]:
         "champion": told.champion,
         "promoted": told.promoted,
         "url": told.endpoint.url if serves(told) else "",
-        "curl": curl(told.endpoint, told.example) if serves(told) else "",
+        "curl": curl(told.endpoint.predict_url, told.example) if serves(told) else "",
     }
 
 
@@ -133,11 +130,11 @@ def page(told: Run) -> Report:
     report.facts(_tiles(told))
     report.section("Gates", "What had to hold before this model could serve.")
     report.table(_gate_rows(told), status="outcome")
-    report.section("Model", f"{told.model.record.algorithm}; its served graph differs from the trained model by at most {PARITY} in any prediction.")
+    report.section("Model", f"{told.model.record.algorithm}; {exactness(told.model.record)}")
     _figures(report, told)
     if serves(told):
         report.section("Endpoint", f"{told.endpoint.name} at {told.endpoint.url}, revision {told.endpoint.revision}")
-        report.code(curl(told.endpoint, told.example), caption="One prediction, from a shell")
+        report.code(curl(told.endpoint.predict_url, told.example), caption="One prediction, from a shell")
     report.section("Record", "Enough to find, compare and rebuild what this run made.")
     report.table(_record_rows(told))
     return report
@@ -146,6 +143,20 @@ def page(told: Run) -> Report:
 def serves(told: Run) -> bool:
     """Whether an endpoint answers: with the challenger, or with the champion that stays."""
     return told.endpoint.traffic > 0
+
+
+def exactness(record: ModelRecord) -> str:
+    """How far the served graph is from the trained model, as measured when it was trained."""
+    parity = record.parity
+    what = (
+        "probability"
+        if record.task is not Task.REGRESSION
+        else "prediction, relative to the prediction, the target's spread or 1, whichever is largest"
+    )
+    return (
+        f"its served graph differs from the trained model by at most {parity.max_difference:.2g} in any {what}; "
+        f"measured on {parity.rows:,} rows, {parity.tolerance:.0e} is allowed."
+    )
 
 
 def _tiles(told: Run) -> dict[str, object]:
@@ -183,20 +194,3 @@ def _record_rows(told: Run) -> list[dict[str, str]]:
         **{f"registry {key.replace('_', ' ')}": str(told.registration.get(key, "")) for key in REGISTRY},
     }
     return [{"what": what, "value": value} for what, value in record.items() if value]
-
-
-def example_row(table: pl.LazyFrame, contract: Contract) -> dict[str, Any]:
-    """The first row's features, as a client would send them: dates as ISO texts, missing values as null."""
-    row = table.select(contract.features).head(1).collect().to_dicts()[0]
-    return {name: value.isoformat() if hasattr(value, "isoformat") else value for name, value in row.items()}
-
-
-def curl(endpoint: Endpoint, row: dict[str, Any]) -> str:
-    """A line that asks the endpoint for one prediction when pasted into a shell.
-
-    Example:
-        >>> curl(Endpoint(name="m", url="http://127.0.0.1:8090", revision="sha256:ab"), {"age": 4})
-        'curl -s http://127.0.0.1:8090/v1/models/m:predict -H \\'Content-Type: application/json\\' -d \\'{"instances": [{"age": 4}]}\\''
-    """
-    body = json.dumps({"instances": [row]}, ensure_ascii=False)
-    return f"curl -s {endpoint.predict_url} -H 'Content-Type: application/json' -d {shlex.quote(body)}"
