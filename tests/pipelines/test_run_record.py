@@ -26,7 +26,7 @@ def talk(text: str, report: dsl.Output[dsl.HTML]) -> str:
     print(f"\033[31mred\033[0m {text}")
     Path(report.path).write_text("<p>report</p>")
     (Path(tempfile.gettempdir()) / "left-behind").write_text("x")
-    return os.environ["KFP_FOUNDRY_HOME"]
+    return f"{os.environ['KFP_FOUNDRY_HOME']} {os.environ['KFP_FOUNDRY_RUN']}"
 
 
 @component
@@ -59,6 +59,15 @@ def serve(endpoint: dsl.Output[dsl.Artifact], report: dsl.Output[dsl.HTML], traf
     Path(endpoint.path).write_text(json.dumps(record))
     endpoint.metadata.update(record, curl="curl -s http://127.0.0.1:8090/v2/models/flights/infer")
     Path(report.path).write_text("<p>served</p>")
+
+
+@component
+def warn(times: int):
+    import logging
+
+    for number in range(times):
+        logging.getLogger(__name__).warning("column %s: numbers and texts are mixed", number)
+    logging.getLogger(__name__).warning("column 0: numbers and texts are mixed")
 
 
 @component
@@ -95,8 +104,9 @@ def test_logs_are_plain_files_and_the_temporary_folder_is_gone(execute):
     assert not list(Path(result.folder).rglob("left-behind"))
 
 
-def test_steps_know_the_home_folder(execute, tmp_path):
-    assert execute(talking).outputs == {"Output": str(tmp_path / "home")}
+def test_steps_know_the_home_folder_and_their_run(execute, tmp_path):
+    result = execute(talking)
+    assert result.outputs == {"Output": f"{tmp_path / 'home'} {result.folder.name}"}
 
 
 def test_passwords_in_urls_are_kept_out_of_record_and_logs(execute):
@@ -138,6 +148,18 @@ def test_the_summary_names_the_final_report_the_endpoint_and_its_curl_line(execu
         "mlflow": f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/home/mlflow.db",
         "run": str(result.folder),
     }
+
+
+@pytest.mark.parametrize(
+    ("times", "shown", "last"), [(1, 1, "warn: column 0: numbers and texts are mixed"), (10, 9, "2 more in the logs of the steps")]
+)
+def test_the_summary_repeats_what_steps_warned_of(execute, times, shown, last):
+    @dsl.pipeline
+    def warning(times: int):
+        warn(times=times)
+
+    notes = [line for title, line in summary(execute(warning, times=times)) if title == "note"]
+    assert (len(notes), notes[-1]) == (shown, last)
 
 
 def test_the_summary_names_each_steps_report_when_there_is_no_final_one(execute):

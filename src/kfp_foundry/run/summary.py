@@ -1,15 +1,20 @@
 """What a run's last lines say: where everything is."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 from kfp_foundry.run.api import RunResult, said_no
+from kfp_foundry.run.steps import LOG
 from kfp_foundry.run.values import Artifact
 
 REPORT = "write-report"
 ENDPOINT_KEYS = {"name", "url", "protocol"}
+NOTES = 8  # shown at most
+
+_WARNING = re.compile(r"^\[KFP Executor [^\]]* WARNING\]: (.+)$", re.MULTILINE)  # as a step's `log.warning` stands in its log
 
 
 def summary(run: RunResult) -> list[tuple[str, str]]:
@@ -30,6 +35,7 @@ def summary(run: RunResult) -> list[tuple[str, str]]:
         lines.append(("metrics", ", ".join(f"{name} {metrics[name]:.4g}" for name in ranked)))
     else:
         lines += [("said no", step) for step in said_no(run.record)]
+    lines += [("note", note) for note in notes(run)]
     lines += [(title, str(path)) for title, path in reports(run)]
     endpoint = find_endpoint(run)
     if endpoint is not None:
@@ -41,6 +47,17 @@ def summary(run: RunResult) -> list[tuple[str, str]]:
         lines.append(("mlflow", f"mlflow ui --backend-store-uri {shlex.quote(f'sqlite:///{database}')}"))
     lines.append(("run", str(run.folder)))
     return lines
+
+
+def notes(run: RunResult) -> list[str]:
+    """What the steps of this run warned of, such as a column of mixed values, with the step's name before it."""
+    found: dict[str, None] = {}
+    for step in run.record["steps"]:
+        log = run.folder / "steps" / step / LOG
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        found |= dict.fromkeys(f"{step}: {warning}" for warning in _WARNING.findall(text))
+    more = [f"{len(found) - NOTES} more in the logs of the steps"] if len(found) > NOTES else []
+    return [*list(found)[:NOTES], *more]
 
 
 def reports(run: RunResult) -> list[tuple[str, Path]]:
