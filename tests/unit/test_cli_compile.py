@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -85,6 +86,24 @@ def test_check_writes_nothing_and_shows_the_difference(source, capsys):
     assert "Goodbye" in said
     assert "Hello" in said
     assert "write it with: kfp-foundry compile" in said
+
+
+def test_a_source_that_compiles_itself_hides_no_difference(source, capsys):
+    target = source.with_suffix(".yaml")
+    source.write_text(f"{source.read_text()}\nfrom kfp import compiler\n\ncompiler.Compiler().compile(greetings, {str(target)!r})\n")
+    assert main(["compile", str(source), "--check"]) == 1
+    assert not target.exists()
+    main(["compile", str(source)])
+    target.write_text("old: 1\n")
+    assert main(["compile", str(source), "--check"]) == 1
+    assert target.read_text() == "old: 1\n"
+
+
+def test_an_author_s_mistake_is_named_with_its_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("from kfp import dsl\n\n@dsl.pipeline\ndef mine():\n    nope()\n")
+    assert main(["compile", "mine.py"]) == 1
+    assert capsys.readouterr().err.startswith("error: mine.py:5: NameError: name 'nope' is not defined")
 
 
 @pytest.mark.parametrize("pipeline", pipelines.every(), ids=lambda pipeline: pipeline.name)

@@ -46,12 +46,15 @@ def compile_pipelines(
         raise UserError("images of a release do not belong into the committed YAML", where="compile", remedy="say where to write with --output FILE")
     stale = 0
     for job in jobs:
+        old = _text(job.target)
         text = _compiled(job)
         if registry or pins:
             text = images.rewrite(text, registry, pins, where=job.name)
-        stale += not _checked(job, text) if check else 0
-        if not check:
-            _write(job, text)
+        if check:
+            _restore(job.target, old)
+            stale += not _checked(job, old, text)
+        else:
+            _write(job, old, text)
     if stale:
         raise typer.Exit(1)
 
@@ -93,15 +96,25 @@ def _compiled(job: Job) -> str:
     return compiler.compile_module(job.module) if job.module else compiler.compile_file(job.source, job.function)
 
 
-def _write(job: Job, text: str) -> None:
-    same = job.target.is_file() and job.target.read_text(encoding="utf-8") == text
-    if not same:
+def _text(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
+def _restore(target: Path, old: str | None) -> None:
+    """Undoes what a source did that compiles itself when it is imported."""
+    if old is None:
+        target.unlink(missing_ok=True)
+    elif _text(target) != old:
+        write_text(target, old)
+
+
+def _write(job: Job, old: str | None, text: str) -> None:
+    if _text(job.target) != text:
         write_text(job.target, text)
-    typer.echo(f"{_short(job.target)}: {'unchanged' if same else 'written'}")
+    typer.echo(f"{_short(job.target)}: {'unchanged' if old == text else 'written'}")
 
 
-def _checked(job: Job, text: str) -> bool:
-    old = job.target.read_text(encoding="utf-8") if job.target.is_file() else ""
+def _checked(job: Job, old: str | None, text: str) -> bool:
     if old == text:
         typer.echo(f"{_short(job.target)}: current")
         return True

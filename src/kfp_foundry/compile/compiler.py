@@ -111,7 +111,7 @@ def _importable(folder: Path, name: str, module: ModuleType) -> Iterator[None]:
 
 def _blame(error: BaseException, file: Path) -> UserError:
     """The author's own line, what kfp or Python said about it, and what to do."""
-    own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == file.absolute()]
     line = error.lineno if isinstance(error, SyntaxError) else (own[-1] if own else None)
     said = " ".join(str(error).split())
     remedy = next((remedy for words, remedy in REMEDIES.items() if words in said), "repair the file")
