@@ -386,12 +386,13 @@ def test_a_multiclass_model_is_judged(trained, flights, artifact, outputs):
     assert "By class, the worst first" in Path(outputs.report.path).read_text()
 
 
-def test_labels_that_training_never_saw_are_left_out_in_words(trained, flights):
+def test_labels_that_training_never_saw_are_left_out_in_words(trained, flights, caplog):
     model = trained("multiclass", "origin")
     test = flights.tail(500).with_columns(origin=pl.when(pl.int_range(pl.len()) < 7).then(pl.lit("XYZ")).otherwise(pl.col("origin")))
     found, _ = core.evaluate(model, test, flights.head(100), Rule("f1"))
     assert (found.rows["judged"], found.rows["unknown_label"]) == (493, 7)
     assert "7 rows with the label 'XYZ' were left out: no training row has it, so no prediction can match it." in found.notes
+    assert caplog.messages == found.notes
     with pytest.raises(DataError, match="every label is one that the training rows do not have"):
         core.evaluate(model, test.head(7), flights.head(100), Rule("f1"))
 

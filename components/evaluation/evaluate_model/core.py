@@ -1,5 +1,6 @@
 """Judging a model: metrics with intervals on test rows, a threshold from validation rows, and the slices where it is worst."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +23,8 @@ from kfp_foundry.components.common.step import step
 from kfp_foundry.components.evaluation.evaluate_model.page import make_page
 from kfp_foundry.components.evaluation.evaluate_model.sliced import judge_slices
 from kfp_foundry.components.evaluation.evaluate_model.thresholds import DEFAULT, Rule, choose
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Outputs", "Rule", "evaluate", "make_rule", "run"]
 
@@ -194,6 +197,8 @@ def _notes(rows: Labelled, scores: Scores) -> list[str]:
         notes.append(f"All judged rows are {only}: the AUC and whatever compares two classes are not defined.")
     if isinstance(scores, MulticlassScores) and (absent := scores.classes - len(np.unique(scores.truth))):
         notes.append(f"{absent} of {scores.classes} classes have no judged row and do not count in means over classes.")
+    for doubt in notes:
+        log.warning("%s", doubt)
     if rows.weights is not None:
         notes.append("Metrics count rows by their weights; the confusion matrix counts rows.")
     if rows.groups is not None:
