@@ -150,7 +150,8 @@ def _column(rows: Sequence[Mapping[str, object]], field: FieldSpec, where: str) 
         try:
             column.append(convert(value, field))
         except ValueError as error:
-            raise RowError(str(error), where=where, row=number, column=field.name, remedy=f"give {_WANTED[field.type]} or null") from error
+            remedy = f"give {_WANTED[field.type]}{'' if required else ' or null'}"
+            raise RowError(str(error), where=where, row=number, column=field.name, remedy=remedy) from error
     return column
 
 
