@@ -153,7 +153,7 @@ def test_broken_digests_are_no_model(copy, content):
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
-    with pytest.raises(IntegrityError, match="not a whole model"):
+    with pytest.raises(IntegrityError, match=r"model .*: not a model: it has no digests.json; give a Model folder"):
         ModelFolder.open(tmp_path)
 
 

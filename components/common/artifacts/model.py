@@ -104,6 +104,11 @@ class ModelFolder:
             if check:
                 _check(path, digests)
             record = ModelRecord.model_validate_json((path / RECORD).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            missing = Path(error.filename).name
+            raise IntegrityError(
+                f"not a model: it has no {missing}", where=f"model {path}", remedy="give a Model folder, as train_model wrote it"
+            ) from error
         except (OSError, ValidationError, ValueError) as error:
             raise IntegrityError(
                 f"not a whole model: {str(error).splitlines()[0]}", where=f"model {path}", remedy="run the training step again"
