@@ -195,6 +195,17 @@ def test_labels_keep_their_type_and_the_positive_one_is_found(train, values, kin
     assert rises
 
 
+def test_its_metrics_are_those_that_the_evaluation_computes(train):
+    table = customers(600)
+    model = ModelFolder.open(train(table, contract(), params=FEW["lightgbm"]))
+    assert model.record.metrics.keys() == {"log_loss", "accuracy", "brier", "auc", "average_precision"}
+    truth, rng = np.array([0, 1, 1, 0]), np.random.default_rng(1)
+    assert core.measure(Task.BINARY, truth[1:3], np.array([0.2, 0.8]), None).keys() == {"log_loss", "accuracy", "brier", "average_precision"}
+    assert core.measure(Task.BINARY, truth, np.full(4, 0.5), np.zeros(4)) == {}
+    assert core.measure(Task.REGRESSION, np.ones(3), np.zeros(3), None) == {"rmse": 1.0, "mae": 1.0}
+    assert core.measure(Task.MULTICLASS, truth, rng.dirichlet(np.ones(3), 4), None).keys() == {"log_loss", "accuracy", "f1_macro"}
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_five_thousand_categories_work(train, algorithm):
     rng = np.random.default_rng(1)

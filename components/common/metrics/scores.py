@@ -293,6 +293,22 @@ class RegressionScores:
         return np.where(total > 0, (sizes[at] + sizes[after]) / 2, np.nan)
 
 
+def of(task: Task, truth: NDArray[np.generic], values: Floats, weights: Floats | None = None) -> Scores:
+    """Predictions of a task beside the truth.
+
+    Args:
+        task: What was predicted.
+        truth: Numbers of the true labels (binary: 1 is the positive one), or true values, shape (rows,).
+        values: Probabilities of the positive class (rows,) or of all classes (rows, classes), or predicted values (rows,).
+        weights: Weight of each row, shape (rows,); None: all 1.
+    """
+    if task is Task.REGRESSION:
+        return RegressionScores(truth.astype(np.float64), values, weights)
+    if task is Task.BINARY:
+        return BinaryScores(truth.astype(bool), values, weights=weights)
+    return MulticlassScores(truth.astype(np.int64), values, weights=weights)
+
+
 def _weights(weights: Floats, counts: Floats | None) -> Floats:
     if counts is None:
         return weights[None, :]

@@ -15,8 +15,9 @@ from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.model import ModelFolder, ModelRecord, Parity
 from kfp_foundry.components.common.contract import Contract, Role, Task, Type
 from kfp_foundry.components.common.errors import UserError, close_names
+from kfp_foundry.components.common.metrics import scores
 from kfp_foundry.components.common.step import step
-from kfp_foundry.components.training.train_model import calibrate, data, parameters, scores
+from kfp_foundry.components.training.train_model import calibrate, data, parameters
 from kfp_foundry.components.training.train_model.data import Part
 from kfp_foundry.components.training.train_model.encode import fit_plan
 from kfp_foundry.components.training.train_model.export import Trained, gate, to_onnx
@@ -24,6 +25,12 @@ from kfp_foundry.components.training.train_model.learner import Examples, Fitted
 from kfp_foundry.components.training.train_model.page import page
 
 log = logging.getLogger(__name__)
+
+MEASURED = {
+    Task.BINARY: ("log_loss", "accuracy", "brier", "auc", "average_precision"),
+    Task.MULTICLASS: ("log_loss", "accuracy", "f1_macro"),
+    Task.REGRESSION: ("rmse", "mae", "r2"),
+}
 
 LIBRARIES = {
     "lightgbm": ("lightgbm", "numpy", "onnx", "onnxruntime", "polars"),
@@ -149,8 +156,14 @@ def fit(train: DatasetFolder, validation: DatasetFolder, contract: Contract, opt
     onnx, outputs = to_onnx(trained)
     spread = float(np.std(learned.target)) if task is Task.REGRESSION else 1.0
     parity = gate(trained, onnx, outputs, (held if len(held) else learned).feed, spread)
-    measured = scores.measure(task, held.target, trained.values(job.validation.matrix), held.weights) if len(held) else {}
+    measured = measure(task, held.target, trained.values(job.validation.matrix), held.weights) if len(held) else {}
     return Result(trained, onnx, outputs, params, parity, measured, _importance(fitted, plan.sources, contract.features), learned, held)
+
+
+def measure(task: Task, target: np.ndarray, values: np.ndarray, weights: np.ndarray | None) -> dict[str, float]:
+    """A few metrics on the validation rows, to compare trainings by; see `scores.of`. One that the rows do not define is left out."""
+    found = scores.of(task, target, values, weights).metrics()
+    return {name: float(found[name][0]) for name in MEASURED[task] if np.isfinite(found[name][0])}
 
 
 def native_files(trained: Trained) -> dict[str, bytes]:

@@ -9,8 +9,8 @@ from kfp_foundry.components.common import rows
 from kfp_foundry.components.common.artifacts.model import Label, as_labels
 from kfp_foundry.components.common.contract import Contract, Task, Type
 from kfp_foundry.components.common.errors import DataError, UserError, close_names
+from kfp_foundry.components.common.labels import find_positive, named
 
-YES = ("yes", "y", "true", "t", "1", "positive", "pos")
 NUMBERS = (Type.INTEGER, Type.NUMBER, Type.BOOLEAN)
 CLASSES = (Type.STRING, *NUMBERS)
 
@@ -114,26 +114,21 @@ def find_labels(target: pl.Series, contract: Contract) -> list[Label]:
         raise DataError(
             f"target {name!r} has {len(labels)} classes, but the task is binary", where=where, remedy="set task: multiclass in the contract"
         )
-    positive = _positive(labels, counts, contract)
+    positive = _positive(counts, contract)
     return [label for label in labels if label != positive] + [positive]
 
 
-def _positive(labels: list[Label], counts: dict[Label, int], contract: Contract) -> Label:
+def _positive(counts: dict[Label, int], contract: Contract) -> Label:
     if contract.positive is None:
-        for yes in YES:
-            for label in labels:
-                if str(label).casefold() == yes:
-                    return label
-        return min(reversed(labels), key=lambda label: counts[label])  # the rarer one; the later one of two equally frequent
-    for label in labels:
-        # A column of 0.0 and 1.0 has the labels 0 and 1, and its contract says 1.0.
-        if label == contract.positive or str(label).casefold() == str(contract.positive).casefold():
-            return label
-    raise DataError(
-        f"the positive label {contract.positive!r} is not in the training rows",
-        where="train_model",
-        remedy=f"set positive to one of {labels[0]!r}, {labels[1]!r}",
-    )
+        return find_positive(counts)[0]
+    label = named(counts, contract.positive)
+    if label is None:
+        raise DataError(
+            f"the positive label {contract.positive!r} is not in the training rows",
+            where="train_model",
+            remedy=f"set positive to one of {', '.join(repr(known) for known in counts)}",
+        )
+    return label
 
 
 def part(frame: pl.DataFrame, target: pl.Series, contract: Contract, labels: list[Label], where: str) -> Part:

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from kfp_foundry.components.common.contract import Scalar, Task, Type
 from kfp_foundry.components.common.errors import DataError, UserError, close_names
+from kfp_foundry.components.common.labels import find_positive, named
 from kfp_foundry.components.common.report.format import human
 from kfp_foundry.components.validation.infer_contract.profile import FEW, Profile
 
@@ -14,7 +15,6 @@ log = logging.getLogger(__name__)
 
 MOST_CLASSES = 20  # different whole numbers up to which they count as classes
 ROWS_PER_CLASS = 10
-_YES = {"1", "true", "t", "yes", "y", "positive", "pos", "si", "oui", "ja"}
 
 
 @dataclass(frozen=True)
@@ -137,25 +137,14 @@ def _same_but_for_spelling(counts: Mapping[Any, int], where: str) -> str:
 
 
 def _positive(counts: Mapping[Any, int], wanted: str | Scalar, where: str) -> tuple[Scalar, str]:
-    labels = sorted(counts, key=str)
-    if wanted != "":
-        for label in labels:
-            if label == wanted or str(label) == str(wanted) or (not isinstance(label, str) and _folded(label) == _folded(wanted)):
-                return _scalar(label), "as asked for"
-        raise UserError(f"positive is {wanted!r}", where=where, remedy=f"choose one of {', '.join(repr(label) for label in labels)}")
-    said = [label for label in labels if _folded(label) in _YES]
-    if len(said) == 1:
-        return _scalar(said[0]), "since it says yes"
-    rarer = min(reversed(labels), key=counts.__getitem__)
-    return _scalar(rarer), "the rarer one" if counts[rarer] * 2 != sum(counts.values()) else "the last of two equally frequent ones"
-
-
-def _folded(label: object) -> str:
-    """A label as people write it: 1.0 as 1, True as true."""
-    if isinstance(label, float) and label.is_integer():
-        label = int(label)
-    text = str(label).strip().casefold()
-    return text.removesuffix(".0")
+    if wanted == "":
+        label, because = find_positive(counts)
+        return _scalar(label), because
+    label = named(counts, wanted)
+    if label is None:
+        choice = ", ".join(repr(known) for known in sorted(counts, key=str))
+        raise UserError(f"positive is {wanted!r}", where=where, remedy=f"choose one of {choice}")
+    return _scalar(label), "as asked for"
 
 
 def _scalar(label: Any) -> Scalar:
