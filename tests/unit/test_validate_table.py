@@ -209,6 +209,12 @@ def test_absent_and_new_columns_are_named(check):
     assert (extra.outcome, extra.value, extra.message) == ("fail", 1, "not in the contract: nn")
 
 
+def test_the_mean_of_infinities_of_both_signs_is_undefined(check):
+    table = TABLE.with_columns(pl.when(pl.col("id") < 3).then(float("inf") * (pl.col("id") - 1.5)).otherwise("x").alias("x"))
+    found = check("x: mean", contract({"x": {"limits": {"mean": [0, 9]}}}), table)
+    assert (found.outcome, found.message) == ("fail", "the mean is undefined; allowed is 0 to 9")
+
+
 def test_an_ignored_column_may_be_absent(check):
     assert check("rows", contract({"n": {"role": "ignore"}}), TABLE.drop("n")).outcome == "pass"
 

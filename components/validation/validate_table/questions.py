@@ -5,6 +5,7 @@ break it are looked for afterwards, and only when there are some.
 """
 
 import datetime as dt
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -343,7 +344,7 @@ def _mean(column: Column, limits: tuple[float, float]) -> Question:
         mean = facts[key]
         if mean is None or low <= mean <= high:
             return Answer("pass", mean)
-        return Answer(_severity(column.spec.severity), mean, f"the mean is {human(mean)}; allowed is {words}")
+        return Answer(_severity(column.spec.severity), mean, f"the mean is {'undefined' if math.isnan(mean) else human(mean)}; allowed is {words}")
 
     values = column.values if column.is_number else column.values.cast(nw.Int64)
     return Question(f"{column.name}: mean", words, answer, {key: values.mean()})
