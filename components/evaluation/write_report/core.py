@@ -11,7 +11,7 @@ from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.endpoint import Endpoint
 from kfp_foundry.components.common.artifacts.evaluation import Evaluation
 from kfp_foundry.components.common.artifacts.model import ModelFolder, ModelRecord
-from kfp_foundry.components.common.artifacts.verdict import Outcome, Verdict
+from kfp_foundry.components.common.artifacts.verdict import Outcome, Verdict, worst
 from kfp_foundry.components.common.contract import Contract, Task
 from kfp_foundry.components.common.files import write_json
 from kfp_foundry.components.common.inference import curl, json_rows
@@ -107,8 +107,8 @@ def summarise(told: Run) -> dict[str, Any]:
 
 
 def outcome(told: Run) -> Outcome:
-    """`pass` when the challenger serves now or already did, `fail` when a gate kept the champion."""
-    return told.comparison.outcome if told.comparison.outcome == "fail" else told.endpoint_check.outcome
+    """The worse of the two gates that decide on promotion: `fail` when one of them kept the champion."""
+    return worst((told.comparison.outcome, told.endpoint_check.outcome))
 
 
 def sentence(told: Run) -> str:
