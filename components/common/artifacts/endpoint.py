@@ -14,8 +14,8 @@ class Endpoint(BaseModel):
     """A served model's address.
 
     Example:
-        >>> Endpoint(name="flights", url="http://127.0.0.1:8090", target="local", revision="sha256:ab12").infer_url
-        'http://127.0.0.1:8090/v2/models/flights/infer'
+        >>> Endpoint(name="flights", url="http://127.0.0.1:8090", target="local", revision="sha256:ab12").predict_url
+        'http://127.0.0.1:8090/v1/models/flights:predict'
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -29,11 +29,6 @@ class Endpoint(BaseModel):
     threshold: float | None = Field(None, description="Probability from which the positive class is predicted; binary models only.")
     pid: int | None = Field(None, description="Process of a local server.")
     note: str = Field("", description="Why nothing serves, when the traffic is 0.")
-
-    @property
-    def infer_url(self) -> str:
-        """The address of the Open Inference Protocol's infer call."""
-        return f"{self.url}/v2/models/{self.name}/infer"
 
     @property
     def predict_url(self) -> str:

@@ -172,7 +172,7 @@ def _figures(report: Report, told: Run) -> None:
         fig = plots.lines({"model": (points.x, points.y)}, "mean probability", "frequency", diagonal=True, dots=True)
         report.figure(fig, "Calibration")
     if confusion := told.evaluation.confusion:
-        report.figure(plots.matrix(confusion.matrix, confusion.labels, confusion.labels, "predicted", "true"), "Confusion matrix")
+        report.figure(plots.matrix(confusion.matrix, confusion.labels, confusion.labels, "prediction", "truth"), "Confusion matrix")
     ranked = sorted(told.model.record.importance.items(), key=lambda item: -item[1])[:12]
     if ranked:
         report.figure(plots.bars([name for name, _ in ranked], [value for _, value in ranked], "share"), "What the model learned from")
