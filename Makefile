@@ -17,10 +17,15 @@ $(BIN)/.ready: requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --no-deps -e .
 	@touch $@
 
+# torch comes from a lock of its own: gigabytes that the demo does not need.
+$(BIN)/.torch: $(BIN)/.ready requirements-torch.lock
+	UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --require-hashes -r requirements-torch.lock
+	@touch $@
+
 demo: $(BIN)/.ready  ## Trains, registers, serves and checks a model on real flights
 	$(BIN)/kfp-foundry demo
 
-test: $(BIN)/.ready check  ## Runs every check and the whole test suite
+test: $(BIN)/.torch check  ## Runs every check and the whole test suite
 	$(BIN)/pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 check: $(BIN)/.ready lint types docs  ## Style, types, and that generated files are true
@@ -40,6 +45,7 @@ docs: $(BIN)/.ready  ## Component pages, schema and compiled pipelines are what 
 
 lock: $(BIN)/.ready  ## Resolves requirements.lock anew
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 --extra dev --extra torch -c requirements.lock pyproject.toml -o requirements-torch.lock
 
 clean:  ## Removes what was built here
 	rm -rf build dist $(VENV) src/*.egg-info

@@ -38,8 +38,8 @@ from kfp_foundry.components.common.onnx import heads, hist_gradient_trees, light
 from kfp_foundry.components.common.onnx.calibration import Isotonic
 from kfp_foundry.components.common.onnx.graph import DOUBLE, Graph
 from kfp_foundry.components.ingestion.ingest_table import samples
-from kfp_foundry.components.training.train_model.data import part
-from kfp_foundry.components.training.train_model.encode import fit_plan
+from kfp_foundry.components.common.learning.data import part
+from kfp_foundry.components.common.learning.encode import fit_plan
 
 RESULT = Path(__file__).parent / "results" / "onnx_parity.json"
 TEXTS = ["carrier", "origin", "dest", "tailnum"]

@@ -5,7 +5,7 @@ import pytest
 
 from kfp_foundry.components.common.contract import Contract, FieldSpec
 from kfp_foundry.components.common.labels import find_positive, named
-from kfp_foundry.components.training.train_model.data import find_labels
+from kfp_foundry.components.common.learning.data import find_labels
 from kfp_foundry.components.validation.infer_contract.core import infer
 from kfp_foundry.components.validation.infer_contract.roles import Wishes
 

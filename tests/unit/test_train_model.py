@@ -17,8 +17,10 @@ from kfp_foundry.components.common.artifacts.model import ModelFolder
 from kfp_foundry.components.common.contract import Contract, Task
 from kfp_foundry.components.common.errors import DataError, FoundryError, UserError
 from kfp_foundry.components.common.onnx import parity
+from kfp_foundry.components.common.learning.fit import Options, fit, measure
+from kfp_foundry.components.common.learning.publish import describe, publish
 from kfp_foundry.components.training.train_model import core
-from kfp_foundry.components.training.train_model.parameters import ALGORITHMS, complete
+from kfp_foundry.components.common.learning.parameters import ALGORITHMS, complete
 
 FEW = {"lightgbm": {"num_iterations": 15}, "hist_gradient_boosting": {"max_iter": 8}, "linear": {}}
 FEATURES = """
@@ -108,9 +110,9 @@ def train(artifact, tables):
     def work(table, words, name="model", **options):
         first, second, file = tables(table, words)
         read = {"train": DatasetFolder.open(first), "validation": DatasetFolder.open(second)}
-        contract, chosen, model = Contract.load(file.path), core.Options(**options), artifact(name, dsl.Model)
-        result = core.fit(read["train"], read["validation"], contract, chosen)
-        core.publish(model, result, core.describe(result, contract, chosen, read), contract)
+        contract, chosen, model = Contract.load(file.path), Options(**options), artifact(name, dsl.Model)
+        result = fit(read["train"], read["validation"], contract, chosen)
+        publish(model, result, describe(result, contract, chosen, read), contract)
         return model
 
     return work
@@ -200,10 +202,10 @@ def test_its_metrics_are_those_that_the_evaluation_computes(train):
     model = ModelFolder.open(train(table, contract(), params=FEW["lightgbm"]))
     assert model.record.metrics.keys() == {"log_loss", "accuracy", "brier", "auc", "average_precision"}
     truth, rng = np.array([0, 1, 1, 0]), np.random.default_rng(1)
-    assert core.measure(Task.BINARY, truth[1:3], np.array([0.2, 0.8]), None).keys() == {"log_loss", "accuracy", "brier", "average_precision"}
-    assert core.measure(Task.BINARY, truth, np.full(4, 0.5), np.zeros(4)) == {}
-    assert core.measure(Task.REGRESSION, np.ones(3), np.zeros(3), None) == {"rmse": 1.0, "mae": 1.0}
-    assert core.measure(Task.MULTICLASS, truth, rng.dirichlet(np.ones(3), 4), None).keys() == {"log_loss", "accuracy", "f1_macro"}
+    assert measure(Task.BINARY, truth[1:3], np.array([0.2, 0.8]), None).keys() == {"log_loss", "accuracy", "brier", "average_precision"}
+    assert measure(Task.BINARY, truth, np.full(4, 0.5), np.zeros(4)) == {}
+    assert measure(Task.REGRESSION, np.ones(3), np.zeros(3), None) == {"rmse": 1.0, "mae": 1.0}
+    assert measure(Task.MULTICLASS, truth, rng.dirichlet(np.ones(3), 4), None).keys() == {"log_loss", "accuracy", "f1_macro"}
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

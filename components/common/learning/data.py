@@ -45,15 +45,15 @@ def target_of(contract: Contract) -> str:
     """
     if contract.target is None or contract.task is None:
         raise UserError(
-            "the contract names no target", where="train_model", remedy="give `target` when the contract is inferred, or a field the role target"
+            "the contract names no target", where="training", remedy="give `target` when the contract is inferred, or a field the role target"
         )
     kind = contract.field(contract.target).type
     allowed = CLASSES if contract.is_classification else NUMBERS
     if kind not in allowed:
         remedy = f"choose a column of another type ({', '.join(allowed)}), or another task"
-        raise UserError(f"target {contract.target!r} is a {kind}, the task is {contract.task}", where="train_model", remedy=remedy)
+        raise UserError(f"target {contract.target!r} is a {kind}, the task is {contract.task}", where="training", remedy=remedy)
     if not contract.features:
-        raise UserError("no column has the role feature", where="train_model", remedy="give at least one column of the contract the role feature")
+        raise UserError("no column has the role feature", where="training", remedy="give at least one column of the contract the role feature")
     return contract.target
 
 
@@ -125,7 +125,7 @@ def _positive(counts: dict[Label, int], contract: Contract) -> Label:
     if label is None:
         raise DataError(
             f"the positive label {contract.positive!r} is not in the training rows",
-            where="train_model",
+            where="training",
             remedy=f"set positive to one of {', '.join(repr(known) for known in counts)}",
         )
     return label
@@ -171,11 +171,11 @@ def balance(part: Part, class_weight: str, classes: int) -> np.ndarray | None:
         UserError: Another word, or a regression.
     """
     if class_weight not in ("", "balanced"):
-        raise UserError(f"class_weight is {class_weight!r}", where="train_model", remedy="choose balanced, or leave it empty")
+        raise UserError(f"class_weight is {class_weight!r}", where="training", remedy="choose balanced, or leave it empty")
     if not class_weight:
         return part.weights
     if not classes:
-        raise UserError("class_weight is balanced, but the task is a regression", where="train_model", remedy="leave class_weight empty")
+        raise UserError("class_weight is balanced, but the task is a regression", where="training", remedy="leave class_weight empty")
     own = np.ones(len(part)) if part.weights is None else part.weights
     totals = np.bincount(part.target, weights=own, minlength=classes)
     return np.asarray(own * (own.sum() / (classes * totals))[part.target])

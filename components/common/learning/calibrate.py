@@ -16,10 +16,10 @@ def check(method: str, task: Task) -> None:
         UserError: Unknown method, or a task that is not binary.
     """
     if method and method not in METHODS:
-        raise UserError(f"calibration is {method!r}", where="train_model", remedy=close_names(method, list(METHODS)))
+        raise UserError(f"calibration is {method!r}", where="training", remedy=close_names(method, list(METHODS)))
     if method and task is not Task.BINARY:
         raise UserError(
-            f"calibration is {method!r}, but the task is {task}", where="train_model", remedy="leave it empty: only binary models are calibrated"
+            f"calibration is {method!r}, but the task is {task}", where="training", remedy="leave it empty: only binary models are calibrated"
         )
 
 

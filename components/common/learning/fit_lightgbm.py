@@ -10,7 +10,7 @@ from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.onnx import lightgbm_trees
 from kfp_foundry.components.common.onnx.heads import Link
-from kfp_foundry.components.training.train_model.learner import Examples, Fitted, Job
+from kfp_foundry.components.common.learning.learner import Examples, Fitted, Job
 
 LOSSES = {Task.BINARY: ("binary", "binary_logloss"), Task.MULTICLASS: ("multiclass", "multi_logloss"), Task.REGRESSION: ("regression", "l2")}
 # The loss is summed by threads, so its last bits depend on how many there are: neither the round that is kept nor the page may.
@@ -41,7 +41,7 @@ def fit(job: Job) -> Fitted:
         )
     except (lgb.basic.LightGBMError, ValueError, TypeError) as error:
         reason = re.sub(r" at \S+, line \d+ \.", "", str(error)).strip()  # without the place in the library's source
-        raise UserError(f"LightGBM refuses: {reason}", where="train_model", remedy="correct `params`") from error
+        raise UserError(f"LightGBM refuses: {reason}", where="training", remedy="correct `params`") from error
     rounds = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
     text = _text(booster, rounds)
     kept = lgb.Booster(model_str=text)

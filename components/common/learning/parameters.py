@@ -76,7 +76,7 @@ def complete(algorithm: str, params: Mapping[str, Any], task: Task) -> dict[str,
         {'num_iterations': 50, 'learning_rate': 0.1, 'num_leaves': 31}
     """
     if algorithm not in ALGORITHMS:
-        raise UserError(f"algorithm is {algorithm!r}", where="train_model", remedy=close_names(algorithm, list(ALGORITHMS)))
+        raise UserError(f"algorithm is {algorithm!r}", where="training", remedy=close_names(algorithm, list(ALGORITHMS)))
     aliases = _lightgbm_aliases() if algorithm == "lightgbm" else {}
     defaults = RIDGE_DEFAULTS if algorithm == "linear" and task is Task.REGRESSION else DEFAULTS[algorithm]
     known = _known(algorithm, task)
@@ -84,12 +84,12 @@ def complete(algorithm: str, params: Mapping[str, Any], task: Task) -> dict[str,
     for name, value in params.items():
         word = aliases.get(name, name)
         if word in DECIDED:
-            raise UserError(f"{name!r} cannot be set in params", where="train_model", remedy=DECIDED[word])
+            raise UserError(f"{name!r} cannot be set in params", where="training", remedy=DECIDED[word])
         if word not in known:
             near = [*known, *(alias for alias, main in aliases.items() if main in known)]
-            raise UserError(f"{algorithm} has no parameter {name!r}", where="train_model", remedy=close_names(name, near))
+            raise UserError(f"{algorithm} has no parameter {name!r}", where="training", remedy=close_names(name, near))
         if word in given:
-            raise UserError(f"{name!r} and another name of {word!r} are both given", where="train_model", remedy="give one of them")
+            raise UserError(f"{name!r} and another name of {word!r} are both given", where="training", remedy="give one of them")
         given[word] = _whole(value)
     _check_loss(algorithm, given, task)
     return defaults | given
@@ -104,11 +104,11 @@ def _known(algorithm: str, task: Task) -> Sequence[str]:
 def _check_loss(algorithm: str, params: Mapping[str, Any], task: Task) -> None:
     word, losses = ("objective", OBJECTIVES) if algorithm == "lightgbm" else ("loss", HGB_LOSSES)
     if word in params and task is not Task.REGRESSION:
-        raise UserError(f"{word!r} can be set for a regression only, this task is {task}", where="train_model", remedy=f"leave {word} out")
+        raise UserError(f"{word!r} can be set for a regression only, this task is {task}", where="training", remedy=f"leave {word} out")
     if word in params and params[word] not in losses:
-        raise UserError(f"{word} is {params[word]!r}", where="train_model", remedy=close_names(str(params[word]), list(losses)))
+        raise UserError(f"{word} is {params[word]!r}", where="training", remedy=close_names(str(params[word]), list(losses)))
     if params.get("boosting") == "rf":
-        raise UserError("boosting is 'rf'", where="train_model", remedy="choose gbdt, dart or goss; a random forest is not exported")
+        raise UserError("boosting is 'rf'", where="training", remedy="choose gbdt, dart or goss; a random forest is not exported")
 
 
 def _whole(value: Any) -> Any:

@@ -13,7 +13,7 @@ from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.onnx.graph import Graph
 from kfp_foundry.components.common.onnx.heads import Link
-from kfp_foundry.components.training.train_model.learner import Fitted, Job
+from kfp_foundry.components.common.learning.learner import Fitted, Job
 
 LINKS: dict[Task, Link] = {Task.BINARY: "sigmoid", Task.MULTICLASS: "softmax", Task.REGRESSION: "identity"}
 
@@ -32,7 +32,7 @@ def fit(job: Job) -> Fitted:
             warnings.simplefilter("always", ConvergenceWarning)
             model = make(**job.params, random_state=job.seed).fit(train.matrix, train.target, sample_weight=train.weights)
     except (ValueError, TypeError) as error:
-        raise UserError(f"scikit-learn refuses: {str(error).splitlines()[0]}", where="train_model", remedy="correct `params`") from error
+        raise UserError(f"scikit-learn refuses: {str(error).splitlines()[0]}", where="training", remedy="correct `params`") from error
     coefficients, intercepts = np.atleast_2d(model.coef_), np.atleast_1d(np.asarray(model.intercept_, dtype=np.float64))
     if len(intercepts) != len(coefficients):
         intercepts = np.repeat(intercepts, len(coefficients))

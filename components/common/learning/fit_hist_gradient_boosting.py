@@ -10,7 +10,7 @@ from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.onnx import hist_gradient_trees
 from kfp_foundry.components.common.onnx.heads import Link
-from kfp_foundry.components.training.train_model.learner import Fitted, Job
+from kfp_foundry.components.common.learning.learner import Fitted, Job
 
 NOTHING = "No round of boosting made the validation loss smaller, so every row gets the same prediction: the features tell nothing."
 EXPONENTIAL = ("poisson", "gamma")  # losses whose scores are logarithms
@@ -34,7 +34,7 @@ def fit(job: Job) -> Fitted:
         model = make(**job.params, **fixed, **held).fit(job.train.matrix, job.train.target, sample_weight=job.train.weights, **rows)
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"scikit-learn refuses: {str(error).splitlines()[0]}", where="train_model", remedy="correct `params` or `monotone`"
+            f"scikit-learn refuses: {str(error).splitlines()[0]}", where="training", remedy="correct `params` or `monotone`"
         ) from error
     if job.stops_early:
         model._predictors = model._predictors[: int(np.argmax(model.validation_score_))]  # score 0 is before the first round
