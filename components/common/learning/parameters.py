@@ -6,7 +6,13 @@ from typing import Any
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError, close_names
 
-ALGORITHMS = ("lightgbm", "hist_gradient_boosting", "linear")
+# The libraries that train, each with its algorithms, the default first.
+TRAINERS: dict[str, tuple[str, ...]] = {
+    "lightgbm": ("lightgbm",),
+    "sklearn": ("hist_gradient_boosting", "linear"),
+    "torch": ("residual_mlp",),
+}
+ALGORITHMS = tuple(algorithm for algorithms in TRAINERS.values() for algorithm in algorithms)
 
 # What this project gives a library when the user does not; all else is the library's default.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -56,6 +62,32 @@ DECIDED = {
 
 OBJECTIVES = ("regression", "regression_l1", "huber", "fair", "quantile", "mape", "poisson", "gamma", "tweedie")
 HGB_LOSSES = ("squared_error", "absolute_error", "quantile", "poisson", "gamma")
+
+
+def resolve(trainer: str, algorithm: str = "") -> str:
+    """The algorithm that a trainer is to use.
+
+    Args:
+        trainer: One of `TRAINERS`.
+        algorithm: One of the trainer's algorithms; empty for its first.
+
+    Raises:
+        UserError: An unknown trainer, or an algorithm that it does not have.
+
+    Example:
+        >>> resolve("sklearn")
+        'hist_gradient_boosting'
+    """
+    if trainer not in TRAINERS:
+        raise UserError(f"trainer is {trainer!r}", where="training", remedy=close_names(trainer, list(TRAINERS)))
+    if not algorithm:
+        return TRAINERS[trainer][0]
+    owner = next((name for name, algorithms in TRAINERS.items() if algorithm in algorithms), "")
+    if not owner:
+        raise UserError(f"algorithm is {algorithm!r}", where="training", remedy=close_names(algorithm, list(ALGORITHMS)))
+    if owner != trainer:
+        raise UserError(f"algorithm {algorithm!r} is not one of trainer {trainer!r}", where="training", remedy=f"give trainer={owner}")
+    return algorithm
 
 
 def complete(algorithm: str, params: Mapping[str, Any], task: Task) -> dict[str, Any]:
