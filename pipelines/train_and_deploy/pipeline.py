@@ -158,17 +158,18 @@ def train_and_deploy(
     contract = agreed.outputs["contract"]
     name = agreed.outputs["name"]
     validated = with_settings(validate_table(dataset=table.outputs["dataset"], contract=contract), cached=False)
-    gate = with_settings(require_verdict(verdict=validated.outputs["verdict"], allow_warn=allow_warnings)).set_display_name("require-data")
     parts = with_settings(
         split_table(
             dataset=table.outputs["dataset"],
             contract=contract,
+            verdict=validated.outputs["verdict"],
+            allow_warn=allow_warnings,
             method=split_method,
             validation_share=validation_share,
             test_share=test_share,
             seed=seed,
         )
-    ).after(gate)
+    )
     trained = with_settings(
         train_model(
             train=parts.outputs["train"],

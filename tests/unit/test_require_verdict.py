@@ -4,8 +4,8 @@ import pytest
 
 from kfp_foundry.components.common.artifacts.verdict import Check, Verdict
 from kfp_foundry.components.common.errors import GateRefused, IntegrityError
+from kfp_foundry.components.common.gate import require
 from kfp_foundry.components.validation.require_verdict import core
-from kfp_foundry.components.validation.require_verdict.core import require
 
 PASS = Check(name="rows", outcome="pass", limit="at least 1", value=5)
 WARN = Check(name="origin: known values", outcome="warn", limit="EWR, JFK", value=2, message="2 values are outside what is allowed: EWR, JFK")

@@ -10,8 +10,9 @@ from kfp import dsl
 from polars.testing import assert_frame_equal
 
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
+from kfp_foundry.components.common.artifacts.verdict import Check, Verdict
 from kfp_foundry.components.common.contract import Contract
-from kfp_foundry.components.common.errors import DataError, UserError
+from kfp_foundry.components.common.errors import DataError, GateRefused, UserError
 from kfp_foundry.components.features.split_table import core
 from kfp_foundry.components.features.split_table.core import split, split_table
 
@@ -230,3 +231,12 @@ def test_a_split_by_time_counts_the_groups_that_it_tears(flights, flights_contra
     by_plane = flights_contract.with_role("tailnum", "group")
     assert core.split_table(flights.lazy(), by_plane, "group", SHARES, seed=7).torn_groups == 0
     assert core.split_table(flights.lazy(), by_plane, "auto", SHARES, seed=7).torn_groups > 100
+
+
+def test_a_verdict_that_says_no_stops_the_run_before_anything_is_split(flights, flights_contract, artifact):
+    verdict = artifact("verdict")
+    Verdict(gate="validate_table", checks=[Check(name="rows", outcome="fail", limit="at least 9", value=5)]).write(verdict)
+    dataset, contract = artifact("dataset", dsl.Dataset), artifact("contract")
+    parts = {name: artifact(name, dsl.Dataset) for name in ("train", "validation", "test")}
+    with pytest.raises(GateRefused, match="validate_table: 1 check failed: rows"):
+        core.run(dataset, contract, parts, "auto", 0.1, 0.2, 7, verdict)

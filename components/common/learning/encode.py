@@ -5,8 +5,8 @@ import polars as pl
 
 from kfp_foundry.components.common.contract import Contract, Type
 from kfp_foundry.components.common.errors import DataError
-from kfp_foundry.components.common.onnx.encoding import MISSING_TEXTS, Category, Plan, Scaling, date_parts
 from kfp_foundry.components.common.learning.data import Part
+from kfp_foundry.components.common.onnx.encoding import MISSING_TEXTS, Category, Plan, Scaling, date_parts
 
 RARE = 5  # rows; a category with fewer shares the code `other`, which so learns what an unseen one is like
 # Most categories per column that keep a code of their own; the most frequent ones do.

@@ -7,11 +7,11 @@ import numpy as np
 
 from kfp_foundry.components.common.artifacts.model import Label, Parity
 from kfp_foundry.components.common.contract import Task
+from kfp_foundry.components.common.learning.learner import Fitted
 from kfp_foundry.components.common.onnx import heads, parity
 from kfp_foundry.components.common.onnx.calibration import Calibrator
 from kfp_foundry.components.common.onnx.encoding import Plan
 from kfp_foundry.components.common.onnx.graph import Graph
-from kfp_foundry.components.common.learning.learner import Fitted
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError
+from kfp_foundry.components.common.learning.learner import Fitted, Job
 from kfp_foundry.components.common.onnx import hist_gradient_trees
 from kfp_foundry.components.common.onnx.heads import Link
-from kfp_foundry.components.common.learning.learner import Fitted, Job
 
 NOTHING = "No round of boosting made the validation loss smaller, so every row gets the same prediction: the features tell nothing."
 EXPONENTIAL = ("poisson", "gamma")  # losses whose scores are logarithms

@@ -8,9 +8,9 @@ import numpy as np
 
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError
+from kfp_foundry.components.common.learning.learner import Examples, Fitted, Job
 from kfp_foundry.components.common.onnx import lightgbm_trees
 from kfp_foundry.components.common.onnx.heads import Link
-from kfp_foundry.components.common.learning.learner import Examples, Fitted, Job
 
 LOSSES = {Task.BINARY: ("binary", "binary_logloss"), Task.MULTICLASS: ("multiclass", "multi_logloss"), Task.REGRESSION: ("regression", "l2")}
 # The loss is summed by threads, so its last bits depend on how many there are: neither the round that is kept nor the page may.

@@ -11,9 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError
+from kfp_foundry.components.common.learning.learner import Fitted, Job
 from kfp_foundry.components.common.onnx.graph import Graph
 from kfp_foundry.components.common.onnx.heads import Link
-from kfp_foundry.components.common.learning.learner import Fitted, Job
 
 LINKS: dict[Task, Link] = {Task.BINARY: "sigmoid", Task.MULTICLASS: "softmax", Task.REGRESSION: "identity"}
 

@@ -2,9 +2,9 @@
 
 from kfp_foundry.components.common.artifacts.model import ModelRecord
 from kfp_foundry.components.common.contract import Contract, Task
+from kfp_foundry.components.common.learning.export import Trained
 from kfp_foundry.components.common.report import plots
 from kfp_foundry.components.common.report.page import Report
-from kfp_foundry.components.common.learning.export import Trained
 
 SHOWN = 20  # features in the plot
 

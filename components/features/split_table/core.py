@@ -19,6 +19,7 @@ from kfp_foundry.components.common.artifacts.base import Artifact
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.contract import Contract
 from kfp_foundry.components.common.errors import DataError, UserError, close_names
+from kfp_foundry.components.common.gate import require_artifact
 from kfp_foundry.components.common.step import step
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,18 @@ def run(
     validation_share: float,
     test_share: float,
     seed: int,
+    verdict: Artifact | None = None,
+    allow_warn: bool = True,
 ) -> None:
-    """Reads the artifacts, splits, and writes one Dataset artifact per part."""
+    """Reads the artifacts, splits, and writes one Dataset artifact per part.
+
+    Raises:
+        GateRefused: The verdict on the table lets nothing through.
+        UserError: Unknown method, a share out of range, or a method whose column the contract does not name.
+        DataError: A part would be empty, or an identifier would stand in two parts.
+    """
+    if verdict is not None:
+        require_artifact(verdict, allow_warn)
     shares = {"validation": validation_share, "test": test_share}
     folder = DatasetFolder.open(dataset)
     done = split_table(folder.scan(), Contract.load(contract.path), method, shares, seed)
