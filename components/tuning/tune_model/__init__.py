@@ -1,0 +1,1 @@
+"""Searches the parameters of a training, with Katib or on this machine."""
