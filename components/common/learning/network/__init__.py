@@ -1,0 +1,1 @@
+"""Neural networks on tables, with PyTorch: on one process or on several ranks."""
