@@ -54,7 +54,8 @@ def train_and_deploy(
     split_method: str = "auto",
     validation_share: float = 0.1,
     test_share: float = 0.2,
-    algorithm: str = "lightgbm",
+    trainer: str = "lightgbm",
+    algorithm: str = "",
     params: dict = {},
     class_weight: str = "",
     calibration: str = "",
@@ -102,7 +103,8 @@ def train_and_deploy(
         split_method: `time`, `group`, `stratified`, `random`, or `auto`: the first that the contract allows.
         validation_share: Share of rows for early stopping and the threshold, 0 to 0.5.
         test_share: Share of rows for the final evaluation, 0 to 0.5; the latest ones when split by time.
-        algorithm: `lightgbm`, `hist_gradient_boosting` or `linear`.
+        trainer: The library that trains: `lightgbm`, `sklearn` or `torch`.
+        algorithm: `hist_gradient_boosting` or `linear` of sklearn; empty: the trainer's first.
         params: Parameters of the algorithm in its library's own words, such as `{"num_leaves": 63}`.
         class_weight: `balanced` weighs rare classes up; empty: all rows count the same.
         calibration: `sigmoid` or `isotonic` fits probabilities to the validation rows; empty: none.
@@ -175,6 +177,7 @@ def train_and_deploy(
             train=parts.outputs["train"],
             validation=parts.outputs["validation"],
             contract=contract,
+            trainer=trainer,
             algorithm=algorithm,
             params=params,
             class_weight=class_weight,

@@ -79,7 +79,7 @@ def test_a_second_run_finds_the_champion_and_duplicates_nothing(laptop, first_ru
 
 
 def test_a_challenger_that_does_not_gain_enough_leaves_the_champion_serving(laptop, first_run):
-    done = laptop.train(source="flights.csv", target="late", model_name="late", algorithm="linear", min_gain=0.2)
+    done = laptop.train(source="flights.csv", target="late", model_name="late", trainer="sklearn", algorithm="linear", min_gain=0.2)
     assert done.returncode == 3, done.stdout + done.stderr
     assert laptop.summary()["champion"] == "1"
     assert subprocess.run(["bash", "-c", first_run[1]["curl"]], check=False).returncode == 0

@@ -16,13 +16,14 @@ from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.model import ModelFolder
 from kfp_foundry.components.common.contract import Contract, Task
 from kfp_foundry.components.common.errors import DataError, FoundryError, UserError
-from kfp_foundry.components.common.onnx import parity
 from kfp_foundry.components.common.learning.fit import Options, fit, measure
+from kfp_foundry.components.common.learning.parameters import TRAINERS, complete, resolve
 from kfp_foundry.components.common.learning.publish import describe, publish
+from kfp_foundry.components.common.onnx import parity
 from kfp_foundry.components.training.train_model import core
-from kfp_foundry.components.common.learning.parameters import ALGORITHMS, complete
 
 FEW = {"lightgbm": {"num_iterations": 15}, "hist_gradient_boosting": {"max_iter": 8}, "linear": {}}
+ALGORITHMS = list(FEW)  # the network has tests of its own
 FEATURES = """
   - {name: plan, type: string}
   - {name: street, type: string}
@@ -97,7 +98,9 @@ def run(artifact, tables):
 
     def work(table, words, name="model", **options):
         outputs = artifact(name, dsl.Model), artifact(f"{name}-metrics", dsl.Metrics), artifact(f"{name}-report", dsl.HTML)
-        core.run(*tables(table, words), *outputs, **{"algorithm": "lightgbm", **options})
+        algorithm = options.get("algorithm", "")
+        trainer = next((name for name, algorithms in TRAINERS.items() if algorithm in algorithms), "lightgbm")
+        core.run(*tables(table, words), *outputs, **{"trainer": trainer, **options})
         return outputs
 
     return work
@@ -439,3 +442,24 @@ def test_whole_floats_become_ints_and_aliases_are_understood():
 def test_the_flights_are_told_apart(run, flights, flights_contract):
     _, metrics, _ = run(flights, flights_contract, params={"num_iterations": 60})
     assert metrics.metadata["auc"] > 0.65
+
+
+@pytest.mark.parametrize(
+    ("trainer", "algorithm", "chosen"),
+    [("lightgbm", "", "lightgbm"), ("sklearn", "", "hist_gradient_boosting"), ("sklearn", "linear", "linear"), ("torch", "", "residual_mlp")],
+)
+def test_a_trainer_has_a_first_algorithm_and_may_have_others(trainer, algorithm, chosen):
+    assert resolve(trainer, algorithm) == chosen
+
+
+@pytest.mark.parametrize(
+    ("trainer", "algorithm", "message"),
+    [
+        ("lightgmb", "", r"trainer is 'lightgmb'; did you mean 'lightgbm'\?"),
+        ("lightgbm", "linear", r"algorithm 'linear' is not one of trainer 'lightgbm'; give trainer=sklearn"),
+        ("sklearn", "liner", r"algorithm is 'liner'; did you mean 'linear'\?"),
+    ],
+)
+def test_a_trainer_without_the_algorithm_is_refused(trainer, algorithm, message):
+    with pytest.raises(UserError, match=message):
+        resolve(trainer, algorithm)

@@ -15,13 +15,17 @@ def train_model(
     model: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
-    algorithm: str = "lightgbm",
+    trainer: str = "lightgbm",
+    algorithm: str = "",
     params: dict = {},
     class_weight: str = "",
     calibration: str = "",
     monotone: Dict[str, int] = {},
     early_stopping_rounds: int = 50,
     seed: int = 7,
+    nodes: int = 1,
+    accelerators: int = 0,
+    target: str = "auto",
 ) -> None:
     """Trains a model on a table and writes it with an ONNX graph that equals it to 1e-9.
 
@@ -36,15 +40,22 @@ def train_model(
         model: MLflow model folder with `model.onnx`, the library's own form, `contract.yaml` and a digest of every file.
         metrics: Metrics on the validation rows.
         report: Page with metrics, learning curve, feature importance, exactness of the graph, parameters and versions.
-        algorithm: `lightgbm`, `hist_gradient_boosting` or `linear` (logistic or ridge regression).
+        trainer: The library: `lightgbm`, `sklearn` or `torch`.
+        algorithm: `hist_gradient_boosting` or `linear` (logistic or ridge regression) of sklearn; empty: the trainer's first.
         params: Parameters in the library's own words, such as `{"num_leaves": 63}`; an unknown name is refused.
         class_weight: `balanced` gives each class the same total weight; empty for none. Classification only.
         calibration: `sigmoid` or `isotonic`, fitted on the validation rows; empty for none. Binary only.
         monotone: Numeric feature to 1 (prediction may only rise with it) or -1 (only fall). Tree models only.
         early_stopping_rounds: Boosting ends after so many rounds without gain on the validation rows; 0 for never.
         seed: Seed of every random choice.
+        nodes: torch: machines that train together.
+        accelerators: torch: GPUs on each of them; 0 for none.
+        target: torch: `kubeflow` (a TrainJob), `local` (this machine), or `auto`: where this step runs.
     """
     from kfp_foundry.components.training.train_model import core
 
     options = {"params": params, "class_weight": class_weight, "calibration": calibration, "monotone": monotone, "seed": seed}
-    core.run(train, validation, contract, model, metrics, report, algorithm=algorithm, early_stopping_rounds=early_stopping_rounds, **options)
+    placement = {"nodes": nodes, "accelerators": accelerators, "target": target}
+    core.run(
+        train, validation, contract, model, metrics, report, trainer, algorithm, placement, early_stopping_rounds=early_stopping_rounds, **options
+    )
