@@ -34,8 +34,9 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Writes a file in one step: a reader sees the old text or the new one.
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """A file that gets its name only when the block ends well; the block writes the path that it is given.
 
     Raises:
         PlatformError: The place cannot be written, or is full.
@@ -44,13 +45,23 @@ def write_text(path: str | Path, text: str) -> None:
     draft = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
+        yield draft
         draft.replace(final)
     except OSError as error:
         raise unwritable(final, error) from error
     finally:
         with suppress(OSError):  # what went wrong is told above; the draft may not even have a folder
             draft.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a file in one step: a reader sees the old text or the new one.
+
+    Raises:
+        PlatformError: The place cannot be written, or is full.
+    """
+    with new_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:

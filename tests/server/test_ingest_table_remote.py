@@ -15,8 +15,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from kfp_foundry.components.common import patience
 from kfp_foundry.components.common.errors import DataError, PlatformError
-from kfp_foundry.components.ingestion.ingest_table import sources
 
 CSV = b"a,b\n" + b"".join(b"%d,t%d\n" % (i, i) for i in range(20_000))
 
@@ -50,7 +50,7 @@ class Web(BaseHTTPRequestHandler):
 @pytest.fixture
 def web(monkeypatch):
     servers = []
-    monkeypatch.setattr(sources, "PAUSE", 0.01)
+    monkeypatch.setattr(patience, "PAUSE", 0.01)
 
     def start(failures=0):
         asked: list[str] = []

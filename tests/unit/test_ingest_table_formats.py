@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 
+from kfp_foundry.components.common import patience
 from kfp_foundry.components.common.errors import DataError, FoundryError, PlatformError, UserError
-from kfp_foundry.components.ingestion.ingest_table import sources
 
 CSV = "a,b\n1,x\n2,y\n"
 ROWS = [(1, "x"), (2, "y")]
@@ -237,7 +237,7 @@ def test_a_database_that_is_not_there_is_not_made(ingest, tmp_path):
 
 
 def test_a_password_is_not_in_an_error(ingest, monkeypatch):
-    monkeypatch.setattr(sources, "ATTEMPTS", 1)
+    monkeypatch.setattr(patience, "ATTEMPTS", 1)
     with pytest.raises(PlatformError) as caught:
         ingest(source="postgresql://ann:hidden@127.0.0.1:1/shop", query="SELECT 1")
     assert "hidden" not in str(caught.value)

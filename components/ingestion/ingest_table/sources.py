@@ -2,30 +2,22 @@
 
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 from urllib.parse import unquote, urlsplit
-
-import tenacity
 
 from kfp_foundry.components.common.errors import DataError, PlatformError, UserError, close_names
 from kfp_foundry.components.common.masking import mask_address
+from kfp_foundry.components.common.patience import Passing, Translated, patient, reached
 from kfp_foundry.components.ingestion.ingest_table import samples
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".arrow", ".feather", ".ipc")
 PACKED = (".gz", ".zst", ".bz2", ".zip")
 DATABASES = ("sqlite", "postgresql", "postgres")
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-ATTEMPTS = 5
-PAUSE = 0.3  # seconds, doubled at each attempt, of which a random part is waited
 CHUNK = 1 << 20
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of the answer
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -41,10 +33,6 @@ class Piece:
     name: str
 
 
-class Passing(Exception):
-    """A failure of the network that may pass."""
-
-
 def scheme(source: str) -> str:
     """The scheme of a source; `file` for a plain path."""
     found = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+)://", source)
@@ -54,22 +42,6 @@ def scheme(source: str) -> str:
 def is_database(source: str) -> bool:
     """Whether a source is a database's address."""
     return scheme(source).partition("+")[0] in DATABASES
-
-
-def patient(work: Callable[P, R]) -> Callable[P, R]:
-    """Tries again, a few times with growing random pauses, when the network fails: `set_retry` of KFP does not do it everywhere."""
-
-    @wraps(work)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_random_exponential(multiplier=PAUSE, max=20),
-            retry=tenacity.retry_if_exception_type(Passing),
-            reraise=True,
-        )
-        return retrying(work, *args, **kwargs)
-
-    return run
 
 
 def fetch(source: str, scratch: Path) -> list[Piece]:
@@ -96,7 +68,7 @@ def fetch(source: str, scratch: Path) -> list[Piece]:
         return [Piece(samples.fetch(source.partition("://")[2], scratch), source)]
     if kind in ("http", "https"):
         name = Path(unquote(urlsplit(source).path)).name or "download"
-        return [Piece(_reached(lambda: _download(source, scratch / name), source), mask_address(source))]
+        return [Piece(reached(lambda: _download(source, scratch / name), source), mask_address(source))]
     return _remote(source, kind, scratch)
 
 
@@ -128,15 +100,6 @@ def _is_data(path: Path) -> bool:
         return False
     plain = path.with_suffix("") if path.suffix.lower() in PACKED else path
     return plain.suffix.lower() in SUFFIXES
-
-
-def _reached(work: Callable[[], R], source: str) -> R:
-    try:
-        return work()
-    except Passing as error:
-        raise PlatformError(
-            f"could not be read after {ATTEMPTS} attempts: {mask_address(str(error))}", where=mask_address(source), remedy="try again later"
-        ) from error
 
 
 @patient
@@ -174,20 +137,20 @@ def _remote(source: str, kind: str, scratch: Path) -> list[Piece]:
     except ImportError as error:
         extra = f"'kfp-foundry[{EXTRAS[kind]}]'" if kind in EXTRAS else f"the fsspec package for {kind}"
         raise PlatformError(f"{kind}:// needs a package that is not installed", where=mask_address(source), remedy=f"pip install {extra}") from error
-    files = _reached(lambda: _listed(system, root, source), source)
+    files = reached(lambda: _listed(system, root, source), source)
     pieces = []
     for number, file in enumerate(files):
         folder = scratch / f"{number:05d}"
         folder.mkdir()
         target = folder / Path(file).name
-        _reached(lambda file=file, target=target: _copied(system, file, target, source), source)  # type: ignore[misc]
+        reached(lambda file=file, target=target: _copied(system, file, target, source), source)  # type: ignore[misc]
         pieces.append(Piece(target, f"{kind}://{file}"))
     return pieces
 
 
 @patient
 def _listed(system: Any, root: str, source: str) -> list[str]:
-    with _Translated(source):
+    with Translated(source):
         if any(mark in root for mark in "*?["):
             return _some(sorted(file for file in system.glob(root) if system.isfile(file)), source, "no file matches")
         if system.isfile(root):
@@ -201,30 +164,5 @@ def _listed(system: Any, root: str, source: str) -> list[str]:
 
 @patient
 def _copied(system: Any, file: str, target: Path, source: str) -> None:
-    with _Translated(source), target.open("wb") as local, system.open(file, "rb") as remote:
+    with Translated(source), target.open("wb") as local, system.open(file, "rb") as remote:
         shutil.copyfileobj(remote, local, CHUNK)
-
-
-class _Translated:
-    """Turns a store's errors into ours: what is not there, what is refused, and what may pass."""
-
-    def __init__(self, source: str) -> None:
-        self.source = source
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or not isinstance(error, Exception) or isinstance(error, (DataError, PlatformError, Passing)):
-            return
-        if isinstance(error, OSError) and error.errno in (28, 30):  # no space, read-only: ours, not the network's
-            return
-        where = mask_address(self.source)
-        name = type(error).__name__
-        if isinstance(error, FileNotFoundError) or "NoSuchBucket" in str(error):
-            raise DataError("there is no such file or folder", where=where, remedy="check the address") from error
-        if isinstance(error, PermissionError) or name in ("NoCredentialsError", "PartialCredentialsError", "RefreshError", "DefaultCredentialsError"):
-            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_ENDPOINT_URL for another store), or the store's own variables"
-            raise PlatformError("the store refuses: no or wrong credentials", where=where, remedy=remedy) from error
-        if isinstance(error, (OSError, TimeoutError)) or "botocore" in type(error).__module__ or "aiohttp" in type(error).__module__:
-            raise Passing(f"{name}: {mask_address(str(error))[:200]}") from error

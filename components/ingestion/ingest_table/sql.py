@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from kfp_foundry.components.common.errors import DataError, PlatformError, UserError
 from kfp_foundry.components.common.masking import mask_address
+from kfp_foundry.components.common.patience import ATTEMPTS, Passing, patient
 from kfp_foundry.components.ingestion.ingest_table.columnar import dated, normal, spill
 from kfp_foundry.components.ingestion.ingest_table.request import Column, Request, Table, Workplace
-from kfp_foundry.components.ingestion.ingest_table.sources import ATTEMPTS, Passing, patient, scheme
+from kfp_foundry.components.ingestion.ingest_table.sources import scheme
 
 BATCH = 65_536  # rows
 OPAQUE = b"ARROW:extension:metadata"
