@@ -1,6 +1,8 @@
 """Fits LightGBM. Reference: Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree (NeurIPS 2017)."""
 
+import itertools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import lightgbm as lgb
@@ -8,13 +10,18 @@ import numpy as np
 
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError
-from kfp_foundry.components.common.learning.learner import Examples, Fitted, Job
+from kfp_foundry.components.common.learning.learner import Examples, Fitted, Job, Watch
 from kfp_foundry.components.common.onnx import lightgbm_trees
 from kfp_foundry.components.common.onnx.heads import Link
 
 LOSSES = {Task.BINARY: ("binary", "binary_logloss"), Task.MULTICLASS: ("multiclass", "multi_logloss"), Task.REGRESSION: ("regression", "l2")}
 # The loss is summed by threads, so its last bits depend on how many there are: neither the round that is kept nor the page may.
 NO_GAIN = 1e-12
+EVALUATED = {"regression": "l2", "regression_l1": "l1"}  # objectives whose loss has another name
+# What decides how columns are binned, of the parameters that may be set. Everything else that the library bins by (rows, categories,
+# seed, the handling of missing values) is the same for all fits of one preparation.
+BINNING = ("bin_construct_sample_cnt", "enable_bundle", "max_bin", "min_data_in_bin")
+KEPT = 4  # binned tables, an eighth of the matrix each, where a search changes how columns are binned
 EXPONENTIAL = ("poisson", "gamma", "tweedie")  # objectives whose scores are logarithms
 
 
@@ -26,19 +33,17 @@ def fit(job: Job) -> Fitted:
     """
     objective, metric = LOSSES[job.task]
     objective = job.params.get("objective", objective)
-    metric = objective if job.task is Task.REGRESSION else metric
+    metric = EVALUATED.get(objective, objective) if job.task is Task.REGRESSION else metric
     curve: dict[str, dict[str, list[float]]] = {}
     callbacks = [lgb.record_evaluation(curve)]
     if job.stops_early and job.params.get("boosting") != "dart":  # dart changes earlier trees, so no earlier round can be kept
         callbacks.append(lgb.early_stopping(job.early_stopping_rounds, verbose=False, min_delta=NO_GAIN))
-    train = _dataset(job.train, job)
-    sets, names = [train], ["train"]
-    if len(job.validation):
-        sets, names = [_dataset(job.validation, job, train)], ["validation"]
+    train, validation = _tables(job)
+    sets, names = ([train], ["train"]) if validation is None else ([validation], ["validation"])
+    looking = _looker(job.watch) if job.watch is not None and validation is not None else None
+    settings, rounds = _settings(job, objective, metric), job.params["num_iterations"]
     try:
-        booster = lgb.train(
-            _settings(job, objective, metric), train, job.params["num_iterations"], valid_sets=sets, valid_names=names, callbacks=callbacks
-        )
+        booster = lgb.train(settings, train, rounds, valid_sets=sets, valid_names=names, feval=looking, callbacks=callbacks)
     except (lgb.basic.LightGBMError, ValueError, TypeError) as error:
         reason = re.sub(r" at \S+, line \d+ \.", "", str(error)).strip()  # without the place in the library's source
         raise UserError(f"LightGBM refuses: {reason}", where="training", remedy="correct `params`") from error
@@ -55,6 +60,32 @@ def fit(job: Job) -> Fitted:
         loss=metric,
         rounds=int(rounds),
     )
+
+
+def _tables(job: Job) -> tuple[lgb.Dataset, lgb.Dataset | None]:
+    """The binned training and validation rows; those of an earlier fit where that binned the same rows by the same words."""
+    key = ("lightgbm", job.seed, *((name, job.params.get(name)) for name in BINNING))
+    if job.shared is not None and key in job.shared:
+        kept: tuple[lgb.Dataset, lgb.Dataset | None] = job.shared[key]
+        return kept
+    train = _dataset(job.train, job)
+    made = train, _dataset(job.validation, job, train) if len(job.validation) else None
+    if job.shared is not None:
+        if len(job.shared) >= KEPT:
+            del job.shared[next(iter(job.shared))]
+        job.shared[key] = made
+    return made
+
+
+def _looker(watch: Watch) -> Callable[[np.ndarray, lgb.Dataset], list[tuple[str, float, bool]]]:
+    """Shows each round's predictions to `watch`, as an evaluation that adds no metric and so cannot end the boosting."""
+    rounds = itertools.count(1)
+
+    def look(values: np.ndarray, _: lgb.Dataset) -> list[tuple[str, float, bool]]:
+        watch(next(rounds), lambda: values)
+        return []
+
+    return look
 
 
 def _dataset(examples: Examples, job: Job, reference: lgb.Dataset | None = None) -> lgb.Dataset:

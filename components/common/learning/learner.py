@@ -23,6 +23,15 @@ class Examples:
         return len(self.target)
 
 
+class Stopped(Exception):
+    """Raised by a `Watch` to end a fit whose model nobody wants any more; learners let it pass."""
+
+
+# Called after each round or epoch with its number, from 1, and a function that gives the predictions for the validation rows at this
+# moment: probabilities or values [rows], or probabilities [rows, classes]. It only looks, or raises `Stopped`: the model does not change.
+Watch = Callable[[int, Callable[[], np.ndarray]], None]
+
+
 @dataclass(frozen=True)
 class Job:
     """All that decides a fit.
@@ -38,6 +47,8 @@ class Job:
         early_stopping_rounds: Rounds without gain after which fitting ends; 0 for none.
         seed: Of every random choice.
         threads: CPUs to use; the result does not depend on it.
+        watch: Looks on while rounds or epochs go by, where there are validation rows and the library lets somebody look; or None.
+        shared: What fits on the same rows keep for each other, such as binned columns; None to keep nothing.
     """
 
     task: Task
@@ -50,6 +61,8 @@ class Job:
     early_stopping_rounds: int
     seed: int
     threads: int
+    watch: Watch | None = None
+    shared: dict[Any, Any] | None = None
 
     @property
     def stops_early(self) -> bool:
