@@ -1,0 +1,37 @@
+"""Our network on ranks: each learns from its share of the rows, rank 0 finishes."""
+
+from typing import TYPE_CHECKING
+
+from kfp_foundry.components.common import store
+from kfp_foundry.components.common.contract import Contract
+from kfp_foundry.components.common.learning import fit
+from kfp_foundry.components.common.learning.publish import describe
+from kfp_foundry.components.training.train_distributed import outcome
+from kfp_foundry.components.training.train_distributed.mirror import checkpoints_at
+from kfp_foundry.components.training.train_distributed.request import Request
+
+if TYPE_CHECKING:
+    from kfp_foundry.components.common.learning.network.ranks import Ranks
+
+
+def train(request: Request, ranks: "Ranks") -> None:
+    """Trains as one of the ranks; returns when this rank has nothing left to do.
+
+    Raises:
+        UserError: A parameter is wrong, or the loss is no longer a number.
+        DataError: The rows cannot be learned from.
+        FoundryError: The graph differs from the model.
+    """
+    from kfp_foundry.components.common.learning.network import loop, prepare
+
+    contract = Contract.parse(store.read(request.contract).decode())
+    prepared = prepare.prepare(store.scan(request.train), store.scan(request.validation), contract, request.options, ranks)
+    fitted = loop.train(prepared.job, ranks, checkpoints_at(request.checkpoints), _report)
+    if not ranks.first:
+        return
+    result = fit.finish(prepared, fitted)
+    outcome.write(request, result, describe(result, contract, request.options, outcome.tables(request)), contract)
+
+
+def _report(name: str, value: float) -> None:
+    outcome.say(name, value)

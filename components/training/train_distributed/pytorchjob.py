@@ -1,0 +1,50 @@
+"""PyTorchJob of the training operator v1, for platforms up to Kubeflow 1.10.
+
+There is no runtime to stand on: shared memory, the security context and the restart rules stand in the job itself.
+"""
+
+from typing import Any
+
+from kfp_foundry.components.common.kube.kinds import PYTORCHJOB, Object
+from kfp_foundry.components.training.train_distributed.workload import Workload
+
+ATTEMPTS = 3  # of pods that a node took away or that ran out of memory
+GRACE_SECONDS = 60  # for ranks to write a checkpoint when they are asked to end
+USER = 1000
+
+
+def render(work: Workload) -> Object:
+    """The PyTorchJob of a training: the first node is the master, all others are workers."""
+    replica: Object = {"restartPolicy": "OnFailure", "template": {"metadata": {"labels": dict(work.metadata.get("labels", {}))}, "spec": _pod(work)}}
+    replicas: dict[str, Any] = {"Master": {"replicas": 1, **replica}}
+    if work.nodes > 1:
+        replicas["Worker"] = {"replicas": work.nodes - 1, **replica}
+    policy: Object = {"backoffLimit": ATTEMPTS, "cleanPodPolicy": "None"}
+    if work.deadline_seconds:
+        policy["activeDeadlineSeconds"] = work.deadline_seconds
+    spec = {"nprocPerNode": str(work.ranks_per_node), "runPolicy": policy, "pytorchReplicaSpecs": replicas}
+    return {"apiVersion": PYTORCHJOB.api_version, "kind": PYTORCHJOB.kind, "metadata": work.metadata, "spec": spec}
+
+
+def _pod(work: Workload) -> Object:
+    shared = work.with_shared_memory().pod
+    container: Object = {
+        "name": PYTORCHJOB.container,
+        "image": work.image,
+        "command": work.command,
+        "env": work.env,
+        "resources": shared.resources,
+        "volumeMounts": shared.volume_mounts,
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    wanted: Object = {
+        "containers": [{name: value for name, value in container.items() if value}],
+        "securityContext": {"runAsNonRoot": True, "runAsUser": USER, "fsGroup": USER, "seccompProfile": {"type": "RuntimeDefault"}},
+        "serviceAccountName": work.service_account,
+        "nodeSelector": shared.node_selector,
+        "affinity": shared.affinity,
+        "tolerations": shared.tolerations,
+        "volumes": shared.volumes,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+    }
+    return {name: value for name, value in wanted.items() if value}

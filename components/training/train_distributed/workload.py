@@ -1,0 +1,150 @@
+"""A training on ranks as a cluster is asked for it: what a TrainJob and a PyTorchJob have in common."""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kfp_foundry.components.common import images, store
+from kfp_foundry.components.common.errors import UserError
+from kfp_foundry.components.common.kube.kinds import Object, Objects
+from kfp_foundry.components.common.kube.pods import PodOptions, settings_env
+from kfp_foundry.components.training.train_distributed.placement import Placement
+from kfp_foundry.components.training.train_distributed.request import ADDRESSES, WORKER, Request
+
+RESTARTS = 3  # of the ranks within their pods, from the last checkpoint, before a pod is given up
+SHARED_MEMORY = "dshm"
+SHARED_MEMORY_PATH = "/dev/shm"  # NCCL and data loaders want more than the 64 MiB that a pod has there
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+DEADLINE_MARGIN = 120  # seconds by which the cluster's own deadline comes after ours, which has more to say
+CPU_UNITS = {"m": 1e-3, "": 1.0}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What runs on every node, and under what limits.
+
+    Args:
+        metadata: Name, labels and owner of the remote object.
+        command: What a node runs; torchrun reads the rest from the environment that the operator sets.
+        env: Environment of the node's container, each name once.
+        nodes: Machines, one pod each.
+        ranks_per_node: Processes in each pod.
+        pod: Where pods may run and what they get.
+        service_account: Of the pods; empty for the default.
+        deadline_seconds: After which the cluster itself ends it; 0 for never.
+        image: Of the node's container.
+    """
+
+    metadata: Object
+    command: list[str]
+    env: Objects
+    nodes: int
+    ranks_per_node: int
+    pod: PodOptions
+    service_account: str = ""
+    deadline_seconds: int = 0
+    image: str = images.TORCH
+
+    @classmethod
+    def of(cls, request: Request, placement: Placement, metadata: Object) -> "Workload":
+        """What a cluster is asked for.
+
+        Args:
+            request: The training; its addresses lead the ranks to their data.
+            placement: Where it runs.
+            metadata: Name, labels and owner of the remote object.
+
+        Raises:
+            UserError: The placement contradicts itself.
+        """
+        placement.check()
+        given = PodOptions.from_task_config(placement.resources)
+        devices = placement.devices(given.resources.get("limits") or {})
+        ranks = placement.ranks(sum(devices.values()))
+        placed = replace(request, device="cuda" if devices else "cpu")
+        claims = _claims([getattr(request, name) for name in ADDRESSES])
+        pod = replace(
+            given,
+            resources=_resources(given.resources, devices),
+            volumes=[*given.volumes, *({"name": f"pvc-{claim}", "persistentVolumeClaim": {"claimName": claim}} for claim in claims)],
+            volume_mounts=[*given.volume_mounts, *({"name": f"pvc-{claim}", "mountPath": f"{store.PVC_ROOT}/{claim}"} for claim in claims)],
+        )
+        labels = {QUEUE_LABEL: placement.queue} if placement.queue else {}
+        return cls(
+            metadata={**metadata, "labels": {**metadata.get("labels", {}), **labels}},
+            command=["torchrun", "-m", WORKER, *placed.argv()],
+            env=_merged(settings_env(), _own_env(pod.resources, ranks), given.env),
+            nodes=placement.nodes,
+            ranks_per_node=ranks,
+            pod=pod,
+            service_account=placement.service_account,
+            deadline_seconds=_deadline(placement),
+        )
+
+    def with_shared_memory(self) -> "Workload":
+        """The same with `/dev/shm` in memory, unless the step mounts something there."""
+        if any(mount["mountPath"] == SHARED_MEMORY_PATH for mount in self.pod.volume_mounts):
+            return self
+        volume = {"name": SHARED_MEMORY, "emptyDir": {"medium": "Memory"}}
+        mount = {"name": SHARED_MEMORY, "mountPath": SHARED_MEMORY_PATH}
+        return replace(self, pod=replace(self.pod, volumes=[*self.pod.volumes, volume], volume_mounts=[*self.pod.volume_mounts, mount]))
+
+
+def _deadline(placement: Placement) -> int:
+    """The cluster counts from the creation; Kueue starts its clock anew when the job is admitted, so a queue's wait is not in it."""
+    if not placement.timeout_minutes or (not placement.queue and not placement.queue_timeout_minutes):
+        # Without a limit on the wait for a node, a deadline from the creation would end a training that has hardly begun.
+        return placement.timeout_minutes * 60 + DEADLINE_MARGIN if placement.timeout_minutes and placement.queue else 0
+    waiting = 0 if placement.queue else placement.queue_timeout_minutes
+    return (placement.timeout_minutes + waiting) * 60 + DEADLINE_MARGIN
+
+
+def _claims(uris: Iterable[str]) -> list[str]:
+    """The volume claims that the addresses lead to."""
+    found = {match[1] for uri in uris if (match := re.match(r"pvc://([^/?]+)", uri))}
+    return sorted(found)
+
+
+def _resources(given: Object, devices: dict[str, int]) -> Object:
+    """Requests and limits; devices stand in both, as the API server wants them."""
+    made = {part: dict(given.get(part) or {}) for part in ("requests", "limits")}
+    for part in made.values():
+        part.update({name: str(count) for name, count in devices.items()})
+    return {part: amounts for part, amounts in made.items() if amounts}
+
+
+def _own_env(resources: Object, ranks: int) -> Objects:
+    own = {"PET_MAX_RESTARTS": str(RESTARTS), "PYTHONUNBUFFERED": "1", "HOME": "/tmp"}
+    cpus = _cpus(resources)
+    if cpus:  # otherwise a rank would start a thread per CPU of the machine, whatever the pod may use
+        own["OMP_NUM_THREADS"] = str(max(1, int(cpus / ranks)))
+    for name in ("KFP_FOUNDRY_COLLECTIVE_SECONDS",):
+        if os.environ.get(name):
+            own[name] = os.environ[name]
+    return [{"name": name, "value": value} for name, value in own.items()]
+
+
+def _cpus(resources: Object) -> float:
+    amount = str((resources.get("limits") or {}).get("cpu") or (resources.get("requests") or {}).get("cpu") or "")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(m?)", amount)
+    return float(found[1]) * CPU_UNITS[found[2]] if found else 0.0
+
+
+def _merged(*groups: Objects) -> Objects:
+    """Each name once, the last one of that name."""
+    entries: dict[str, Any] = {entry["name"]: entry for group in groups for entry in group}
+    return list(entries.values())
+
+
+def unreachable(request: Request) -> UserError | None:
+    """The error for a training whose data no other machine can read; None when all can be reached."""
+    here = [name for name in ADDRESSES if not store.is_shared(getattr(request, name))]
+    if not here:
+        return None
+    return UserError(
+        f"{', '.join(here)} at {getattr(request, here[0])}: a path that pods of the cluster cannot reach",
+        where="train_distributed, target=kubeflow",
+        remedy="run the pipeline with a root in an object store (s3://, gs://, minio://), or give target=local",
+    )
