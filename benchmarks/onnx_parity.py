@@ -32,14 +32,14 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
+from kfp_foundry.components.common import samples
 from kfp_foundry.components.common.artifacts.model import open_session
 from kfp_foundry.components.common.contract import Contract
+from kfp_foundry.components.common.learning.data import part
+from kfp_foundry.components.common.learning.encode import fit_plan
 from kfp_foundry.components.common.onnx import heads, hist_gradient_trees, lightgbm_trees
 from kfp_foundry.components.common.onnx.calibration import Isotonic
 from kfp_foundry.components.common.onnx.graph import DOUBLE, Graph
-from kfp_foundry.components.ingestion.ingest_table import samples
-from kfp_foundry.components.common.learning.data import part
-from kfp_foundry.components.common.learning.encode import fit_plan
 
 RESULT = Path(__file__).parent / "results" / "onnx_parity.json"
 TEXTS = ["carrier", "origin", "dest", "tailnum"]

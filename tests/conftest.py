@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from kfp_foundry.components.common import samples
 from kfp_foundry.components.common.contract import Contract
-from kfp_foundry.components.ingestion.ingest_table import samples
 
 CONTRACT = """
 version: 1

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from kfp_foundry.components.common import samples
 from kfp_foundry.components.common.errors import DataError, PlatformError, UserError, close_names
 from kfp_foundry.components.common.masking import mask_address
 from kfp_foundry.components.common.patience import Passing, Translated, patient, reached
-from kfp_foundry.components.ingestion.ingest_table import samples
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".jsonl", ".ndjson", ".json", ".arrow", ".feather", ".ipc")
 PACKED = (".gz", ".zst", ".bz2", ".zip")
