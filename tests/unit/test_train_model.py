@@ -22,7 +22,12 @@ from kfp_foundry.components.common.learning.publish import describe, publish
 from kfp_foundry.components.common.onnx import parity
 from kfp_foundry.components.training.train_model import core
 
-FEW = {"lightgbm": {"num_iterations": 15}, "hist_gradient_boosting": {"max_iter": 8}, "linear": {}}
+FEW = {
+    "lightgbm": {"num_iterations": 15},
+    "hist_gradient_boosting": {"max_iter": 8},
+    "linear": {},
+    "residual_mlp": {"epochs": 4, "batch_size": 32, "width": 24, "blocks": 1, "bins": 12},
+}
 ALGORITHMS = list(FEW)  # the network has tests of its own
 FEATURES = """
   - {name: plan, type: string}

@@ -10,11 +10,12 @@ from kfp_foundry.components.common.onnx.encoding import MISSING_TEXTS, Category,
 
 RARE = 5  # rows; a category with fewer shares the code `other`, which so learns what an unseen one is like
 # Most categories per column that keep a code of their own; the most frequent ones do.
-LIMITS = {"lightgbm": 1_000, "hist_gradient_boosting": 253, "linear": 100}  # HGB has 255 bins: one is missing's, one is other's
+# HGB has 255 bins: one is missing's, one is other's.
+LIMITS = {"lightgbm": 1_000, "hist_gradient_boosting": 253, "linear": 100, "residual_mlp": 10_000}
 
 
 def fit_plan(part: Part, contract: Contract, algorithm: str, max_bins: int = 255) -> Plan:
-    """The plan for an algorithm: codes for trees; one-hot, filled and standardised for a linear model.
+    """The plan for an algorithm: codes for trees and networks; one-hot, filled and standardised for a linear model.
 
     A column of numbers or dates without a single value is left out.
 

@@ -8,25 +8,31 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from kfp_foundry.components.common import platform
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.model import Label, Parity
 from kfp_foundry.components.common.contract import Contract, Role, Task, Type
-from kfp_foundry.components.common.errors import UserError, close_names
+from kfp_foundry.components.common.errors import PlatformError, UserError, close_names
 from kfp_foundry.components.common.learning import calibrate, data, parameters
 from kfp_foundry.components.common.learning.data import Part
 from kfp_foundry.components.common.learning.encode import fit_plan
 from kfp_foundry.components.common.learning.export import Trained, gate, to_onnx
 from kfp_foundry.components.common.learning.learner import Examples, Fitted, Job
 from kfp_foundry.components.common.metrics import scores
+from kfp_foundry.components.common.onnx import heads
 from kfp_foundry.components.common.onnx.encoding import Plan
+
+Rows = tuple[pl.DataFrame, pl.Series]  # features and weight, target: what `data.read` gives
 
 MEASURED = {
     Task.BINARY: ("log_loss", "accuracy", "brier", "auc", "average_precision"),
     Task.MULTICLASS: ("log_loss", "accuracy", "f1_macro"),
     Task.REGRESSION: ("rmse", "mae", "r2"),
 }
+
+FREE = {"linear": "a linear model", "residual_mlp": "a network"}  # algorithms that take no monotone constraints
 
 
 @dataclass(frozen=True)
@@ -116,15 +122,33 @@ def prepare(train: DatasetFolder, validation: DatasetFolder, contract: Contract,
     calibrate.check(options.calibration, task)
     if options.early_stopping_rounds < 0:
         raise UserError(f"early_stopping_rounds is {options.early_stopping_rounds}", where="training", remedy="give 0 for never, or more")
-    frame, target = data.read(train.scan(), contract, f"train rows {train.path.name}")
-    labels = data.find_labels(target, contract)
-    learned = data.part(frame, target, contract, labels, "train rows")
-    held = data.part(*data.read(validation.scan(), contract, f"validation rows {validation.path.name}"), contract, labels, "validation rows")
+    rows = data.read(train.scan(), contract, f"train rows {train.path.name}")
+    held = data.read(validation.scan(), contract, f"validation rows {validation.path.name}")
+    return assemble(rows, held, data.find_labels(rows[1], contract), contract, replace(options, params=params))
+
+
+def assemble(rows: Rows, held_rows: Rows, labels: list[Label], contract: Contract, options: Options) -> Prepared:
+    """Encodes rows that have been read.
+
+    Args:
+        rows: The rows to fit on, as `data.read` gives them.
+        held_rows: The validation rows.
+        labels: The classes; empty for a regression.
+        contract: Says the task and the roles.
+        options: The training's, with params that are checked and completed.
+
+    Raises:
+        UserError: A parameter is wrong.
+        DataError: The rows cannot be learned from.
+    """
+    params = dict(options.params)
+    learned = data.part(*rows, contract, labels, "train rows")
+    held = data.part(*held_rows, contract, labels, "validation rows")
     plan = fit_plan(learned, contract, options.algorithm, params.get("max_bins", 255))
     train_weights = data.balance(learned, options.class_weight, len(labels))
     held_weights = data.balance(held, options.class_weight, len(labels)) if len(held) else None
     job = Job(
-        task=task,
+        task=contract.task or Task.REGRESSION,
         classes=len(labels),
         train=Examples(plan.matrix(learned.feed), learned.target, train_weights),
         validation=Examples(plan.matrix(held.feed), held.target, held_weights),
@@ -161,6 +185,15 @@ def learn(algorithm: str, job: Job) -> Fitted:
         from kfp_foundry.components.common.learning import fit_hist_gradient_boosting
 
         return fit_hist_gradient_boosting.fit(job)
+    if algorithm == "residual_mlp":
+        try:
+            import torch  # noqa: F401
+        except ImportError as error:
+            remedy = "pip install 'kfp-foundry[torch]', or use the image with torch"
+            raise PlatformError("PyTorch is not installed", where="training residual_mlp", remedy=remedy) from error
+        from kfp_foundry.components.common.learning import fit_network
+
+        return fit_network.fit(job)
     from kfp_foundry.components.common.learning import fit_linear
 
     return fit_linear.fit(job)
@@ -187,6 +220,13 @@ def finish(prepared: Prepared, fitted: Fitted) -> Result:
     return Result(trained, onnx, outputs, job.params, parity, measured, importance, prepared.train, held)
 
 
+def score(prepared: Prepared, fitted: Fitted) -> dict[str, float]:
+    """The metrics on the validation rows that `finish` gives for the same model without calibration, to the last bit."""
+    held = prepared.validation
+    values = heads.apply_link(fitted.scores(prepared.job.validation.matrix), fitted.link)
+    return measure(prepared.task, held.target, values, held.weights)
+
+
 def measure(task: Task, target: np.ndarray, values: np.ndarray, weights: np.ndarray | None) -> dict[str, float]:
     """A few metrics on the validation rows, to compare trainings by; see `scores.of`. One that the rows do not define is left out."""
     found = scores.of(task, target, values, weights).metrics()
@@ -201,8 +241,10 @@ def _monotone(options: Options, contract: Contract, sources: list[str]) -> list[
             raise UserError(f"monotone names {name!r}, which is no numeric feature", where="training", remedy=close_names(name, numeric))
         if direction not in (-1, 0, 1):
             raise UserError(f"monotone gives {name!r} the direction {direction}", where="training", remedy="give 1 (rising), -1 (falling) or 0")
-    if options.monotone and options.algorithm == "linear":
-        raise UserError("a linear model takes no monotone constraints", where="training", remedy="choose lightgbm or hist_gradient_boosting")
+    if options.monotone and options.algorithm in FREE:
+        raise UserError(
+            f"{FREE[options.algorithm]} takes no monotone constraints", where="training", remedy="choose lightgbm or hist_gradient_boosting"
+        )
     return [int(options.monotone.get(source, 0)) for source in sources] if any(options.monotone.values()) else []
 
 

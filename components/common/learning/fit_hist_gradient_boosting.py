@@ -33,9 +33,7 @@ def fit(job: Job) -> Fitted:
     try:
         model = make(**job.params, **fixed, **held).fit(job.train.matrix, job.train.target, sample_weight=job.train.weights, **rows)
     except (ValueError, TypeError) as error:
-        raise UserError(
-            f"scikit-learn refuses: {str(error).splitlines()[0]}", where="training", remedy="correct `params` or `monotone`"
-        ) from error
+        raise UserError(f"scikit-learn refuses: {str(error).splitlines()[0]}", where="training", remedy="correct `params` or `monotone`") from error
     if job.stops_early:
         model._predictors = model._predictors[: int(np.argmax(model.validation_score_))]  # score 0 is before the first round
     trees, baseline = model._predictors, np.asarray(model._baseline_prediction, dtype=np.float64).reshape(-1)

@@ -22,13 +22,14 @@ def page(record: ModelRecord, trained: Trained, contract: Contract) -> Report:
         report.text(f"{record.rows['dropped']:,} rows were left out: they have no target, or a class that no training row has.")
     for note in trained.fitted.notes:
         report.text(note)
-    report.section("Validation metrics", "On rows that were not fitted; they chose the number of rounds, so the test rows of the evaluation decide.")
+    report.section("Validation metrics", "On rows that were not fitted; they chose when to stop, so the test rows of the evaluation decide.")
     report.table([{"metric": name, "value": value} for name, value in record.metrics.items()])
     if trained.fitted.curve:
         rounds = {name: (list(range(1, len(losses) + 1)), losses) for name, losses in trained.fitted.curve.items()}
-        report.section("Learning curve", f"{record.rounds} rounds are kept.")
+        word = "epoch" if record.algorithm == "residual_mlp" else "round"
+        report.section("Learning curve", f"{record.rounds} {word}s are kept.")
         report.figure(
-            plots.lines(rounds, xlabel="round", ylabel=trained.fitted.loss), caption="Loss after each round", alt="Loss after each boosting round"
+            plots.lines(rounds, xlabel=word, ylabel=trained.fitted.loss), caption=f"Loss after each {word}", alt=f"Loss after each {word} of training"
         )
     shares = {name: share for name, share in record.importance.items() if share > 0}
     report.section("Feature importance", _IMPORTANCE[record.algorithm])
@@ -49,6 +50,7 @@ _IMPORTANCE = {
     "lightgbm": "Share of the total gain of all splits on a feature.",
     "hist_gradient_boosting": "Share of the total gain of all splits on a feature.",
     "linear": "Share of the absolute coefficients, each times the spread of its column.",
+    "residual_mlp": "How much the loss rises when a column's values change rows, as a share of all such rises; on validation rows if there are any.",
 }
 
 

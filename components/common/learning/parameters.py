@@ -1,10 +1,12 @@
 """Parameters in each library's own words: unknown ones are refused, and so are those that the step itself decides."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError, close_names
+from kfp_foundry.components.common.learning.network.settings import NAMES, Settings
 
 # The libraries that train, each with its algorithms, the default first.
 TRAINERS: dict[str, tuple[str, ...]] = {
@@ -19,6 +21,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "lightgbm": {"num_iterations": 500, "learning_rate": 0.1, "num_leaves": 31},
     "hist_gradient_boosting": {"max_iter": 300, "learning_rate": 0.1},
     "linear": {"C": 1.0, "max_iter": 500},
+    "residual_mlp": asdict(Settings()),
 }
 RIDGE_DEFAULTS: dict[str, Any] = {"alpha": 1.0}
 
@@ -124,13 +127,15 @@ def complete(algorithm: str, params: Mapping[str, Any], task: Task) -> dict[str,
             raise UserError(f"{name!r} and another name of {word!r} are both given", where="training", remedy="give one of them")
         given[word] = _whole(value)
     _check_loss(algorithm, given, task)
+    if algorithm == "residual_mlp":
+        Settings.read(given)
     return defaults | given
 
 
 def _known(algorithm: str, task: Task) -> Sequence[str]:
     if algorithm == "linear":
         return RIDGE if task is Task.REGRESSION else LOGISTIC
-    return LIGHTGBM if algorithm == "lightgbm" else HGB
+    return {"lightgbm": LIGHTGBM, "hist_gradient_boosting": HGB, "residual_mlp": NAMES}[algorithm]
 
 
 def _check_loss(algorithm: str, params: Mapping[str, Any], task: Task) -> None:

@@ -17,6 +17,7 @@ LIBRARIES = {
     "lightgbm": ("lightgbm", "numpy", "onnx", "onnxruntime", "polars"),
     "hist_gradient_boosting": ("scikit-learn", "numpy", "onnx", "onnxruntime", "polars"),
     "linear": ("scikit-learn", "numpy", "scipy", "onnx", "onnxruntime", "polars"),
+    "residual_mlp": ("torch", "safetensors", "numpy", "onnx", "onnxruntime", "polars"),
 }
 
 
