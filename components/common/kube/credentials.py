@@ -1,0 +1,89 @@
+"""Where the API server is and who we are: the service account of a pod, or a kubeconfig."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kfp_foundry.components.common import platform
+from kfp_foundry.components.common.errors import PlatformError
+
+if TYPE_CHECKING:
+    from kubernetes.client import Configuration
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+REMEDY = "run this step in a cluster, or set KUBECONFIG to a file that names one, or use target=local"
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a cluster is reached.
+
+    Args:
+        configure: Reads address and credentials anew: tokens are rotated about every hour.
+        namespace: The namespace that the credentials belong to.
+        source: Where all this was found, for messages.
+    """
+
+    configure: "Callable[[], Configuration]"
+    namespace: str
+    source: str
+
+
+def find(kubeconfig: str = "") -> Access:
+    """The given kubeconfig; else the pod's service account; else `$KUBECONFIG` or `~/.kube/config`.
+
+    Raises:
+        PlatformError: There is none of these, or it cannot be read.
+    """
+    if kubeconfig:
+        return _from_file(kubeconfig)
+    if platform.in_cluster():
+        return Access(_in_cluster, _own_namespace(), "the pod's service account")
+    file = os.environ.get("KUBECONFIG", "") or str(Path("~/.kube/config").expanduser())
+    if not any(Path(part).is_file() for part in file.split(os.pathsep) if part):
+        raise PlatformError("there is no Kubernetes cluster to talk to", where=f"kubeconfig {file}", remedy=REMEDY)
+    return _from_file(file)
+
+
+def _own_namespace() -> str:
+    file = SERVICE_ACCOUNT / "namespace"
+    return file.read_text().strip() if file.is_file() else "default"
+
+
+def _in_cluster() -> "Configuration":
+    from kubernetes import client, config
+
+    made = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=made)
+    except config.ConfigException as error:
+        remedy = "set automountServiceAccountToken: true on the step's service account or pod"
+        raise PlatformError(f"the pod has no usable service account: {error}", where=str(SERVICE_ACCOUNT), remedy=remedy) from error
+    return made
+
+
+def _from_file(file: str) -> Access:
+    def configure() -> "Configuration":
+        from kubernetes import client, config
+
+        made = client.Configuration()
+        try:
+            config.load_kube_config(config_file=file, client_configuration=made)
+        except (config.ConfigException, OSError, ValueError) as error:
+            raise PlatformError(f"cannot be used: {error}", where=f"kubeconfig {file}", remedy=REMEDY) from error
+        return made
+
+    return Access(configure, _namespace_of(file), f"kubeconfig {file}")
+
+
+def _namespace_of(file: str) -> str:
+    """The namespace of the current context; `default` where it names none."""
+    from kubernetes import config
+
+    try:
+        _, active = config.list_kube_config_contexts(config_file=file)
+    except (config.ConfigException, OSError, ValueError) as error:
+        raise PlatformError(f"cannot be used: {error}", where=f"kubeconfig {file}", remedy=REMEDY) from error
+    return str(active["context"].get("namespace") or "default")
