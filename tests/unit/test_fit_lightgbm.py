@@ -29,8 +29,8 @@ BESIDE = {
     "bagging_freq": {"bagging_fraction": 0.5},
     "neg_bagging_fraction": {"bagging_freq": 1, "pos_bagging_fraction": 0.5},
     "pos_bagging_fraction": {"bagging_freq": 1, "neg_bagging_fraction": 0.5},
-    **dict.fromkeys(["drop_rate", "max_drop", "skip_drop", "uniform_drop", "xgboost_dart_mode"], {"boosting": "dart"}),
-    **dict.fromkeys(["other_rate", "top_rate"], {"data_sample_strategy": "goss", "learning_rate": 0.5}),
+    **{key: {"boosting": "dart"} for key in ["drop_rate", "max_drop", "skip_drop", "uniform_drop", "xgboost_dart_mode"]},
+    **{key: {"data_sample_strategy": "goss", "learning_rate": 0.5} for key in ["other_rate", "top_rate"]},
 }
 
 

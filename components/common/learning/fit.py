@@ -123,8 +123,9 @@ def prepare(train: DatasetFolder, validation: DatasetFolder, contract: Contract,
     if options.early_stopping_rounds < 0:
         raise UserError(f"early_stopping_rounds is {options.early_stopping_rounds}", where="training", remedy="give 0 for never, or more")
     rows = data.read(train.scan(), contract, f"train rows {train.path.name}")
+    labels = data.find_labels(rows[1], contract)
     held = data.read(validation.scan(), contract, f"validation rows {validation.path.name}")
-    return assemble(rows, held, data.find_labels(rows[1], contract), contract, replace(options, params=params))
+    return replace(assemble(rows, held, labels, contract, replace(options, params=params)), options=options)
 
 
 def assemble(rows: Rows, held_rows: Rows, labels: list[Label], contract: Contract, options: Options) -> Prepared:
