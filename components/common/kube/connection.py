@@ -90,7 +90,7 @@ class Cluster:
         attempt = self._attempt("create", kind, str(whole["metadata"]["name"]))
         query = {"fieldValidation": "Strict", "fieldManager": MANAGER}
         try:
-            made: Object = self._request(attempt, "POST", self._path(kind), query=query, body=whole, known=(409,))
+            made: Object = self._request(attempt, "POST", self._path(kind), query=query, body=whole, known=(409,), passing=_quota_conflict)
         except Refused:
             return None
         return made
@@ -288,7 +288,8 @@ class Cluster:
 
     def _path(self, kind: Kind, name: str = "", subresource: str = "") -> str:
         root = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
-        return "/".join(part for part in (root, "namespaces", self.namespace, kind.plural, name, subresource) if part)
+        scope = ("namespaces", self.namespace) if kind.namespaced else ()
+        return "/".join(part for part in (root, *scope, kind.plural, name, subresource) if part)
 
     def _request(
         self,
@@ -299,17 +300,26 @@ class Cluster:
         query: Mapping[str, str] | None = None,
         body: Object | None = None,
         known: Collection[int] = (),
+        passing: Callable[[Answer], bool] = lambda answer: False,
         as_text: bool = False,
     ) -> Any:
-        """One call by the retry table; a status in `known` is raised as `Refused` for the caller to read."""
+        """One call by the retry table; a status in `known` is raised as `Refused` for the caller to read.
+
+        `passing` says what is worth another try besides the table.
+        """
         import tenacity
+
+        def passes(error: BaseException) -> bool:
+            if isinstance(error, Refused):
+                return error.answer.status in TRANSIENT or passing(error.answer)
+            return isinstance(error, OSError)
 
         def tell(state: "RetryCallState") -> None:
             error = state.outcome.exception() if state.outcome else None
             log.warning("cannot %s yet (%s); attempt %d in %.1f s", attempt, error, state.attempt_number + 1, state.upcoming_sleep)
 
         retry = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_passes),
+            retry=tenacity.retry_if_exception(passes),
             stop=tenacity.stop_after_delay(self.outage_seconds),
             wait=_wait,
             before_sleep=tell,
@@ -318,10 +328,10 @@ class Cluster:
         try:
             response = retry(self._transport.send, method, path, query=query or {}, body=body, timeout=_timeout(READ_SECONDS))
         except Refused as refusal:
+            if passes(refusal):
+                raise self._gave_up(attempt, refusal) from None
             if refusal.answer.status in known:
                 raise
-            if refusal.answer.status in TRANSIENT:
-                raise self._gave_up(attempt, refusal) from None
             raise explained(attempt, refusal.answer) from None
         except OSError as error:
             raise self._gave_up(attempt, error) from error
@@ -373,8 +383,9 @@ def _timeout(read: float) -> "Timeout":
     return Timeout(connect=CONNECT_SECONDS, read=read)
 
 
-def _passes(error: BaseException) -> bool:
-    return error.answer.status in TRANSIENT if isinstance(error, Refused) else isinstance(error, OSError)
+def _quota_conflict(answer: Answer) -> bool:
+    """Two writers of one resource quota at once; the same status says that there is an object of that name."""
+    return answer.status == 409 and answer.reason != "AlreadyExists"
 
 
 def _wait(state: "RetryCallState") -> float:

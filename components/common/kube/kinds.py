@@ -51,6 +51,7 @@ class Kind:
         first_pod: Further labels of the pod that speaks for all: rank 0.
         container: Name of the container that does the work.
         comes_with: What to install where the cluster does not serve it.
+        namespaced: Whether its objects are in a namespace.
     """
 
     group: str
@@ -64,6 +65,7 @@ class Kind:
     first_pod: tuple[tuple[str, str], ...] = ()
     container: str = ""
     comes_with: str = ""
+    namespaced: bool = True
 
     @property
     def api_version(self) -> str:
@@ -207,5 +209,5 @@ TRIAL = Kind(
 )
 POD = Kind("", "v1", "pods", "Pod")
 EVENT = Kind("", "v1", "events", "Event")
-NAMESPACE = Kind("", "v1", "namespaces", "Namespace")
+NAMESPACE = Kind("", "v1", "namespaces", "Namespace", namespaced=False)
 WORKFLOW = Kind("argoproj.io", "v1alpha1", "workflows", "Workflow", done=("Completed",), comes_with="Kubeflow Pipelines with Argo Workflows")

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
@@ -23,7 +23,7 @@ from typing import Literal
 from kfp_foundry.components.common.errors import PlatformError, UserError
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.failure import RemoteFailure, collect, failed
-from kfp_foundry.components.common.kube.kinds import Kind, Object, State
+from kfp_foundry.components.common.kube.kinds import Kind, Object, Objects, State
 from kfp_foundry.components.common.kube.logs import Follower, LogSource
 from kfp_foundry.components.common.kube.names import digest
 from kfp_foundry.components.common.kube.pod_status import has_started, stuck_at
@@ -81,7 +81,7 @@ def launch(
     body: Object,
     *,
     limits: Limits,
-    logs: LogSource | None = None,
+    logs: LogSource | Follower | None = None,
     on_status: Callable[[Object], None] | None = None,
     keep_failed: bool = True,
     pace: Pace | None = None,
@@ -95,7 +95,7 @@ def launch(
         kind: The object's kind.
         body: `metadata` with at least a name (see `Task.metadata`) and `spec`; the caller's dict is left as it is.
         limits: Seconds it may run and seconds it may wait to run; when one is over, the object is deleted.
-        logs: Whose logs are followed; None: rank 0 of a kind that has pods of its own.
+        logs: Whose logs are followed, or who follows them already; None: rank 0 of a kind that has pods of its own.
         on_status: Called with the object whenever its status has changed; if it raises, the object is deleted.
         keep_failed: Leave a failed object where it is, for a look at it.
         pace: How often things are looked at.
@@ -129,17 +129,22 @@ class _Launch:
         self.reported = time.monotonic()
         self.stuck_since: float | None = None
 
-    def run(self, logs: LogSource | None) -> Finished:
+    def run(self, logs: LogSource | Follower | None) -> Finished:
         with self._deleting_on_signals():
             obj, how = self._ensure()
             log.info("%s %s", how, self.where)
             self.uid = obj["metadata"]["uid"]
             if how == "reused":
                 return Finished(obj, how, 0.0, 0.0)
-            source = logs or LogSource.of(self.kind, self.name)
-            with Follower(self.cluster, source) if source else nullcontext() as follower:
+            with self._following(logs) as follower:
                 self.clock = Clock(time.monotonic())
                 return self._watch(obj, how, follower)
+
+    def _following(self, logs: LogSource | Follower | None) -> AbstractContextManager[Follower | None]:
+        if isinstance(logs, Follower):
+            return nullcontext(logs)
+        source = logs or LogSource.of(self.kind, self.name)
+        return Follower(self.cluster, source) if source else nullcontext()
 
     def _ensure(self) -> tuple[Object, How]:
         """The object that is to be watched, after rule 1."""
@@ -203,7 +208,7 @@ class _Launch:
             obj = self._look(follower)
 
     def _tick(self, state: State, follower: Follower | None) -> None:
-        pods_started = state.phase == "starting" and follower is not None and any(has_started(pod) for pod in follower.pods())
+        pods_started = state.phase == "starting" and follower is not None and any(has_started(pod) for pod in _staying(follower.pods()))
         was_running = self.clock.running
         self.clock.tick(state.phase, pods_started, time.monotonic())
         if self.clock.running and not was_running:
@@ -248,7 +253,7 @@ class _Launch:
         evidence = collect(self.cluster, self.kind, obj, follower)
         if over == "run":
             headline = f"has run for {self.clock.run_seconds:.0f} s, longer than {self.limits.run_seconds:.0f} s; it was deleted"
-            remedy = "give it more time (timeout_minutes); it goes on from its last checkpoint when run again"
+            remedy = "give it more time (timeout_minutes), then run again"
         else:
             why = why_waiting(obj, state, evidence.pods, evidence.warnings)
             headline = f"has not run within {self.limits.queue_seconds:.0f} s and was deleted: {why}"
@@ -260,7 +265,7 @@ class _Launch:
     def _check_start(self, obj: Object, state: State, follower: Follower | None) -> None:
         """Reports from time to time why nothing runs, and gives up on what cannot start without a change."""
         now = time.monotonic()
-        pods = follower.pods() if follower else []
+        pods = _staying(follower.pods()) if follower else []
         stuck = next((reason for pod in pods for reason in [stuck_at(pod)] if reason), "")
         self.stuck_since = (self.stuck_since or now) if stuck else None
         if self.stuck_since is not None and now - self.stuck_since > self.pace.stuck:
@@ -302,3 +307,8 @@ class _Launch:
         finally:
             for number in heeded:
                 signal.signal(number, before[number] or signal.SIG_DFL)
+
+
+def _staying(pods: Objects) -> Objects:
+    """The pods that are not on their way out, as those of a job that was suspended are."""
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
