@@ -120,6 +120,17 @@ def join(uri: str, *names: str) -> str:
     return "/".join([base.rstrip("/"), *names]) + mark + query
 
 
+def parent(uri: str) -> str:
+    """The address of the folder that something lies in.
+
+    Example:
+        >>> parent("s3://b/runs/1/model?region=eu")
+        's3://b/runs/1?region=eu'
+    """
+    base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return base.rstrip("/").rpartition("/")[0] + mark + query
+
+
 def is_shared(uri: str) -> bool:
     """Whether a process on another machine finds the same thing under this address: an object store, or a volume claim.
 

@@ -15,7 +15,7 @@ USER = 1000
 
 def render(work: Workload) -> Object:
     """The PyTorchJob of a training: the first node is the master, all others are workers."""
-    replica: Object = {"restartPolicy": "OnFailure", "template": {"metadata": {"labels": dict(work.metadata.get("labels", {}))}, "spec": _pod(work)}}
+    replica: Object = {"restartPolicy": "OnFailure", "template": {"spec": _pod(work)}}
     replicas: dict[str, Any] = {"Master": {"replicas": 1, **replica}}
     if work.nodes > 1:
         replicas["Worker"] = {"replicas": work.nodes - 1, **replica}

@@ -1,6 +1,5 @@
 """A training on ranks as a cluster is asked for it: what a TrainJob and a PyTorchJob have in common."""
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ SHARED_MEMORY = "dshm"
 SHARED_MEMORY_PATH = "/dev/shm"  # NCCL and data loaders want more than the 64 MiB that a pod has there
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 DEADLINE_MARGIN = 120  # seconds by which the cluster's own deadline comes after ours, which has more to say
+UNKNOWN_WAIT_MINUTES = 24 * 60  # for a free node, where nobody limits it
 CPU_UNITS = {"m": 1e-3, "": 1.0}
 
 
@@ -93,11 +93,10 @@ class Workload:
 
 
 def _deadline(placement: Placement) -> int:
-    """The cluster counts from the creation; Kueue starts its clock anew when the job is admitted, so a queue's wait is not in it."""
-    if not placement.timeout_minutes or (not placement.queue and not placement.queue_timeout_minutes):
-        # Without a limit on the wait for a node, a deadline from the creation would end a training that has hardly begun.
-        return placement.timeout_minutes * 60 + DEADLINE_MARGIN if placement.timeout_minutes and placement.queue else 0
-    waiting = 0 if placement.queue else placement.queue_timeout_minutes
+    """The cluster counts from the creation, waiting included; Kueue lets it count anew when it admits the job."""
+    if not placement.timeout_minutes:
+        return 0
+    waiting = 0 if placement.queue else placement.queue_timeout_minutes or UNKNOWN_WAIT_MINUTES
     return (placement.timeout_minutes + waiting) * 60 + DEADLINE_MARGIN
 
 
@@ -120,9 +119,6 @@ def _own_env(resources: Object, ranks: int) -> Objects:
     cpus = _cpus(resources)
     if cpus:  # otherwise a rank would start a thread per CPU of the machine, whatever the pod may use
         own["OMP_NUM_THREADS"] = str(max(1, int(cpus / ranks)))
-    for name in ("KFP_FOUNDRY_COLLECTIVE_SECONDS",):
-        if os.environ.get(name):
-            own[name] = os.environ[name]
     return [{"name": name, "value": value} for name, value in own.items()]
 
 
