@@ -135,6 +135,16 @@ def make_model(flights: pl.DataFrame, flights_contract: Contract):
 
 
 @pytest.fixture
+def fake_cluster(monkeypatch):
+    """A Kubernetes API server on loopback; `KUBECONFIG` names it."""
+    from fake_kubernetes import FakeCluster
+
+    with FakeCluster() as cluster:
+        monkeypatch.setenv("KUBECONFIG", cluster.kubeconfig)
+        yield cluster
+
+
+@pytest.fixture
 def artifact(tmp_path: Path):
     """Makes real KFP artifacts in the test's folder: `artifact("train", dsl.Dataset)`."""
     from kfp import dsl
