@@ -109,6 +109,8 @@ def failed(cluster: Cluster, kind: Kind, evidence: Evidence, headline: str, reme
     if conditions:
         told.append(f"it says {conditions}")
     told += [_ending_in_words(ending, evidence.tails.get(ending.pod, [])) for ending in evidence.endings[:2]]
+    if not evidence.endings:
+        told += [f"pod {pod} wrote last: {_joined(tail)}" for pod, tail in evidence.tails.items() if tail][:1]
     told += list(dict.fromkeys(text for pod in evidence.pods for text in [trouble(pod)] if text))[:2]
     told += [f"Event {event}" for event in _events_in_words(evidence.warnings)[-3:]]
     told += evidence.gaps
@@ -134,11 +136,11 @@ def what_to_do(evidence: Evidence) -> str:
     if any("Unschedulable" in str(condition.get("reason")) for pod in evidence.pods for condition in (pod["status"].get("conditions") or [])):
         return "ask for less (CPU, memory, accelerators), check node selector and tolerations, or add nodes"
     if "DeadlineExceeded" in in_words(evidence.object):
-        return "give it more time (timeout_minutes); it goes on from its last checkpoint when run again"
+        return "give it more time (timeout_minutes), then run again"
     if any(NOT_MADE.search(str(event.get("reason"))) for event in evidence.warnings):
         return "the controller could not make its pods: change what the Event names (a quota, a policy, a runtime)"
     if first is not None and first.exit_code in (KILLED, TERMINATED):
-        return "it was killed from outside (a drained or lost node, a preemption): run again, it goes on from its last checkpoint"
+        return "it was killed from outside (a drained or lost node, a preemption, a limit of its own): run again"
     return "change what its last lines name; the log above has more of them"
 
 
@@ -147,7 +149,7 @@ def telling_lines(tail: Sequence[str]) -> list[str]:
 
     Example:
         >>> telling_lines(["ValueError: bad column", "a", "b", "c", "d", "e"])
-        ['ValueError: bad column', 'a', 'b', 'c', 'd', 'e'][0:1] + ['b', 'c', 'd', 'e']
+        ['ValueError: bad column', 'b', 'c', 'd', 'e']
     """
     lines = [line.rstrip() for line in tail if line.strip()]
     last = lines[-SHOWN_LINES:]
@@ -158,8 +160,11 @@ def telling_lines(tail: Sequence[str]) -> list[str]:
 
 
 def _ending_in_words(ending: Ending, tail: Sequence[str]) -> str:
-    lines = telling_lines(tail)
-    return f"{ending}" + (f", last lines: {' / '.join(line.strip() for line in lines)}" if lines else ", no line of its log is left")
+    return f"{ending}, " + (f"last lines: {_joined(tail)}" if tail else "no line of its log is left")
+
+
+def _joined(tail: Sequence[str]) -> str:
+    return " / ".join(line.strip() for line in telling_lines(tail))
 
 
 def _details(evidence: Evidence) -> list[str]:

@@ -23,6 +23,7 @@ TAILS = 200  # pods whose last lines are kept
 FIRST_PAUSE = 0.5  # seconds between attempts to go on with a log
 LONGEST_PAUSE = 5.0
 LIST_SECONDS = 2.0
+GRACE_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # a connection that is silent for so long is made anew: it may be dead
 STAMP = re.compile(r"(?P<second>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d) ?")
 
@@ -124,10 +125,10 @@ class Follower:
         self._watcher.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(GRACE_SECONDS if kind is None else 0.0)
 
-    def close(self, grace_seconds: float = 10.0) -> None:
+    def close(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Reads what is there to its end and stops; a log that does not end within the grace is left.
 
         Args:

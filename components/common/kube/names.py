@@ -19,7 +19,7 @@ def object_name(prefix: str, *parts: str, limit: int = LIMIT) -> str:
 
     Example:
         >>> object_name("Train model", "minio://bucket/run-1/model")
-        'train-model-47b54c66b8'
+        'train-model-0837badb97'
     """
     unique = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:DIGEST_LENGTH]
     words = re.sub(r"[^a-z0-9]+", "-", prefix.lower()).strip("-") or "job"

@@ -20,11 +20,13 @@ class Answer:
         status: HTTP status.
         message: The message of its `Status` object, or its text.
         structured: Whether it was a `Status` object at all; a resource that is not served answers with plain text.
+        reason: One word of the `Status` object, such as `AlreadyExists`.
     """
 
     status: int
     message: str
     structured: bool
+    reason: str = ""
 
     @classmethod
     def read(cls, status: int, body: str | bytes | None, reason: str | None) -> "Answer":
@@ -35,7 +37,7 @@ class Answer:
         except ValueError:
             told = None
         if isinstance(told, dict) and told.get("kind") == "Status":
-            return cls(status, str(told.get("message") or reason or ""), True)
+            return cls(status, str(told.get("message") or reason or ""), True, str(told.get("reason") or ""))
         return cls(status, " ".join(text.split())[:400] or reason or "", False)
 
     @property

@@ -1,6 +1,7 @@
 """One HTTP request to an API server, with credentials that are read anew when they have been rotated."""
 
 import json
+import re
 import ssl
 import threading
 from collections.abc import Mapping
@@ -91,7 +92,7 @@ class Transport:
             if response.status < 400:
                 return response
             after = response.headers.get("Retry-After", "")
-            raise Refused(Answer.read(response.status, response.data, response.reason), float(after) if after.isdigit() else 0.0)
+            raise Refused(Answer.read(response.status, response.data, response.reason), float(after) if re.fullmatch(r"\d+(\.\d+)?", after) else 0.0)
         except HTTPError as error:
             cause = error.args[0] if error.args else None
             if isinstance(cause, ssl.SSLCertVerificationError):
