@@ -115,13 +115,14 @@ class Cluster:
 
         Args:
             kind: The kind.
-            labels: Labels and their values.
+            labels: Labels and their values; an empty one for any value.
             fields: A field selector, such as `type=Warning`.
 
         Raises:
             PlatformError: No right, not served, or no answer.
         """
-        query = {"labelSelector": ",".join(f"{key}={value}" for key, value in sorted((labels or {}).items())), "fieldSelector": fields}
+        terms = [f"{key}={value}" if value else key for key, value in sorted((labels or {}).items())]
+        query = {"labelSelector": ",".join(terms), "fieldSelector": fields}
         found: list[Object] = []
         token = ""
         while True:
