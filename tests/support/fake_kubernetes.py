@@ -25,6 +25,7 @@ from typing import Any, Self
 from fake_kubernetes_checks import checked
 from fake_kubernetes_faults import Answer, Fault, Faults
 from fake_kubernetes_http import Handler, Request
+from fake_kubernetes_katib import Katib, Outcome
 from fake_kubernetes_objects import RESOURCES, Object, Objects, Resource
 from fake_kubernetes_replay import Player, main_kind
 
@@ -59,6 +60,7 @@ class FakeCluster:
         self.streams = 0  # counts how often all streams were cut
         self._denied: set[tuple[str, str]] = set()
         self._replays: dict[str, list[tuple[str, float, dict[str, list[str]]]]] = {}
+        self._outcome: tuple[Outcome, float] | None = None
         self._logs: dict[tuple[str, bool], list[tuple[datetime, str]]] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="fake-kubernetes-"))
         self.kubeconfig = str(self.folder / "kubeconfig")
@@ -197,6 +199,8 @@ class FakeCluster:
         if queued:
             name, speed, logs = queued.pop(0) if len(queued) > 1 else queued[0]
             Player(self, name, made, speed, logs).start()
+        elif self._outcome and resource.plural == "experiments":
+            Katib(self, made, *self._outcome).start()
         return made
 
     # -- behaviour -----------------------------------------------------------------------------------------------------
@@ -212,6 +216,15 @@ class FakeCluster:
             logs: What pods write when they run, by a part of their name: `{"node-0-0": ["epoch=1 loss=0.5"]}`.
         """
         self._replays.setdefault(main_kind(recording), []).append((recording, speed, logs or {}))
+
+    def run_experiments(self, outcome: Outcome, seconds: float = 0.1) -> None:
+        """Experiments made from now on are run by a Katib whose trials end as a function says.
+
+        Args:
+            outcome: Gets a trial's assignments by name; gives its metrics, None for none, or raises `TrialFailed`.
+            seconds: How long a trial takes.
+        """
+        self._outcome = (outcome, seconds)
 
     def stand_still(self, kind: Any = "") -> None:
         """Objects made from now on stand still; `kind` limits it to one."""

@@ -21,7 +21,7 @@ TORCH_RESERVED = {"PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MAST
 KATIB_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 RFC1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 EDITABLE = {"parallelTrialCount", "maxTrialCount", "maxFailedTrialCount"}
-OPEN_SCHEMA = {"type": "object", "properties": {"spec": {"type": "object", PRESERVES: True}}}
+OPEN_SCHEMA = {"type": "object", PRESERVES: True, "properties": {"spec": {"type": "object", PRESERVES: True}}}
 
 
 @functools.cache
@@ -137,7 +137,7 @@ def _unknown_to_models(resource: Resource, body: Object, trainer: str) -> list[s
     if resource.plural == "experiments":
         trial = ((body.get("spec") or {}).get("trialTemplate") or {}).get("trialSpec") or {}
         where = "spec.trialTemplate.trialSpec"
-        return _strangers(katib.V1beta1Experiment, body, "") + [f"{where}.{path}" for path in _unknown_in_trial(trial, trainer)]
+        return _strangers(katib.V1beta1ExperimentSpec, body.get("spec"), "spec") + [f"{where}.{path}" for path in _unknown_in_trial(trial, trainer)]
     if resource.plural == "jobs":
         return _strangers(typed.IoK8sApiBatchV1JobSpec, body.get("spec"), "spec")
     if resource.plural == "pytorchjobs":
@@ -159,7 +159,8 @@ def _unknown_in_trial(trial: Object, trainer: str) -> list[str]:
     group, _, version = trial["apiVersion"].rpartition("/")
     whole = {key: value for key, value in trial.items() if key != "metadata"}
     resource = Resource(group, version, plural, trial["kind"])
-    found = _unknown(schema(plural, trainer), whole, "")
+    rules = schema(plural, trainer)
+    found = _unknown(rules, whole, "") if rules is not OPEN_SCHEMA else []
     return found + [path for path in _unknown_to_models(resource, {**whole, "metadata": {}}, trainer) if path not in found]
 
 

@@ -127,8 +127,8 @@ class Player:
             found, _ = self.cluster.store.all_of(above, self.made["metadata"]["namespace"])
             for one in found:
                 if name == one["metadata"]["name"] or name.startswith(f"{one['metadata']['name']}-"):
-                    return _reference(one)
-        return _reference(self.made)
+                    return reference(one)
+        return reference(self.made)
 
     def _update(self, resource: Resource, name: str, change: Object) -> None:
         found = self.cluster.store.get(resource, self.made["metadata"]["namespace"], name)
@@ -192,7 +192,8 @@ class Player:
         return self._words(self._renamed(status))
 
 
-def _reference(owner: Object) -> Object:
+def reference(owner: Object) -> Object:
+    """The owner reference that a controller writes."""
     meta = owner["metadata"]
     head = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": meta["name"], "uid": meta["uid"]}
     return {**head, "controller": True, "blockOwnerDeletion": True}
