@@ -17,8 +17,9 @@ from kfp_foundry.components.common.errors import FoundryError, PlatformError, Us
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.failure import RemoteFailure, telling_lines
 from kfp_foundry.components.common.kube.kinds import EXPERIMENT, NAMESPACE, TRAINJOB, TRIAL, Object, Objects, conditions
-from kfp_foundry.components.common.kube.launcher import Limits, Pace, launch
+from kfp_foundry.components.common.kube.launcher import Pace, launch
 from kfp_foundry.components.common.kube.logs import Follower, LogSource
+from kfp_foundry.components.common.kube.queueing import Limits
 from kfp_foundry.components.common.kube.task import Task
 from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate, parallel, render
 from kfp_foundry.components.tuning.tune_model.search import Search, portability
