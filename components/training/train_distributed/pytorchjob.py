@@ -14,8 +14,12 @@ USER = 1000
 
 
 def render(work: Workload) -> Object:
-    """The PyTorchJob of a training: the first node is the master, all others are workers."""
-    replica: Object = {"restartPolicy": "OnFailure", "template": {"spec": _pod(work)}}
+    """The PyTorchJob of a training: the first node is the master, all others are workers.
+
+    With the restart policy ExitCode the operator starts a pod anew when it ended with 128 or more (killed, or `node.PASSING`),
+    and fails the job for a smaller code.
+    """
+    replica: Object = {"restartPolicy": "ExitCode", "template": {"spec": _pod(work)}}
     replicas: dict[str, Any] = {"Master": {"replicas": 1, **replica}}
     if work.nodes > 1:
         replicas["Worker"] = {"replicas": work.nodes - 1, **replica}

@@ -9,9 +9,11 @@ from kfp_foundry.components.common import images, store
 from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.kube.kinds import Object, Objects
 from kfp_foundry.components.common.kube.pods import PodOptions, settings_env
+from kfp_foundry.components.common.wiring import SETTINGS
 from kfp_foundry.components.training.train_distributed.placement import Placement
-from kfp_foundry.components.training.train_distributed.request import ADDRESSES, WORKER, Request
+from kfp_foundry.components.training.train_distributed.request import ADDRESSES, Request
 
+NODE_COMMAND = "kfp_foundry.components.training.train_distributed.node"  # torchrun with an exit code that says more
 RESTARTS = 3  # of the ranks within their pods, from the last checkpoint, before a pod is given up
 SHARED_MEMORY = "dshm"
 SHARED_MEMORY_PATH = "/dev/shm"  # NCCL and data loaders want more than the 64 MiB that a pod has there
@@ -27,7 +29,7 @@ class Workload:
 
     Args:
         metadata: Name, labels and owner of the remote object.
-        command: What a node runs; torchrun reads the rest from the environment that the operator sets.
+        command: What a node runs; it reads the rest from the environment that the operator sets, as torchrun does.
         env: Environment of the node's container, each name once.
         nodes: Machines, one pod each.
         ranks_per_node: Processes in each pod.
@@ -74,8 +76,8 @@ class Workload:
         labels = {QUEUE_LABEL: placement.queue} if placement.queue else {}
         return cls(
             metadata={**metadata, "labels": {**metadata.get("labels", {}), **labels}},
-            command=["torchrun", "-m", WORKER, *placed.argv()],
-            env=_merged(settings_env(), _own_env(pod.resources, ranks), given.env),
+            command=["python", "-m", NODE_COMMAND, *placed.argv()],
+            env=_merged(_store_env(), _own_env(pod.resources, ranks), _own_wishes(given.env)),
             nodes=placement.nodes,
             ranks_per_node=ranks,
             pod=pod,
@@ -112,6 +114,20 @@ def _resources(given: Object, devices: dict[str, int]) -> Object:
     for part in made.values():
         part.update({name: str(count) for name, count in devices.items()})
     return {part: amounts for part, amounts in made.items() if amounts}
+
+
+def _store_env() -> Objects:
+    """What a rank needs to reach the object store, and no other secret."""
+    return [entry for entry in settings_env() if entry["name"].startswith("AWS_")]
+
+
+def _own_wishes(env: Objects) -> Objects:
+    """What the user set on the step; what every step is wired with (see `wiring`) is not his, and may be absent."""
+
+    def is_wiring(entry: Object) -> bool:
+        return any(source.get("name") == SETTINGS for source in (entry.get("valueFrom") or {}).values())
+
+    return [entry for entry in env if not is_wiring(entry)]
 
 
 def _own_env(resources: Object, ranks: int) -> Objects:
