@@ -54,10 +54,12 @@ def _own_namespace() -> str:
 
 def _in_cluster() -> "Configuration":
     from kubernetes import client, config
+    from kubernetes.config.incluster_config import InClusterConfigLoader
 
     made = client.Configuration()
+    loader = InClusterConfigLoader(token_filename=str(SERVICE_ACCOUNT / "token"), cert_filename=str(SERVICE_ACCOUNT / "ca.crt"))
     try:
-        config.load_incluster_config(client_configuration=made)
+        loader.load_and_set(made)  # it reads the token's file again every minute
     except config.ConfigException as error:
         remedy = "set automountServiceAccountToken: true on the step's service account or pod"
         raise PlatformError(f"the pod has no usable service account: {error}", where=str(SERVICE_ACCOUNT), remedy=remedy) from error

@@ -215,7 +215,8 @@ class Follower:
                 if current is None or current["metadata"]["uid"] != uid:
                     return
                 self._remember(current)
-            self._given_up.wait(FIRST_PAUSE if self._closing.is_set() else pause)
+            if not _is_over(current):
+                self._given_up.wait(pause)
 
     def _read_connection(self, pod: Object, place: Place) -> bool:
         """Reads until the log or the connection ends; says whether it was the connection."""

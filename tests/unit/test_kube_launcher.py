@@ -1,0 +1,284 @@
+"""The launcher against a real HTTP server that behaves as the recorded controllers did."""
+
+import itertools
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from kfp_foundry.components.common.errors import PlatformError, UserError
+from kfp_foundry.components.common.kube import connection
+from kfp_foundry.components.common.kube.connection import Cluster
+from kfp_foundry.components.common.kube.failure import RemoteFailure
+from kfp_foundry.components.common.kube.kinds import EXPERIMENT, PYTORCHJOB, TRAINJOB
+from kfp_foundry.components.common.kube.launcher import Limits, Pace, launch
+
+PACE = Pace(first=0.05, longest=0.1, report=0.2, stuck=1.0, deletion=1.0)
+NO_LIMITS = Limits()
+
+
+@pytest.fixture
+def cluster(fake_cluster, monkeypatch):
+    monkeypatch.setattr(connection, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr("kfp_foundry.components.common.kube.logs.LIST_SECONDS", 0.05)
+    return Cluster.connect(outage_seconds=2.0)
+
+
+def trainjob(**spec: object) -> dict:
+    return {"metadata": {"name": "train"}, "spec": {"runtimeRef": {"name": "torch-distributed"}, **spec}}
+
+
+def start(cluster, body=None, limits=NO_LIMITS, kind=TRAINJOB, **more):
+    return launch(cluster, kind, body or trainjob(), limits=limits, pace=PACE, **more)
+
+
+def created(fake_cluster, plural: str = "trainjobs") -> int:
+    return [(request.verb, request.plural) for request in fake_cluster.requests].count(("create", plural))
+
+
+@pytest.fixture
+def later():
+    """Does something after some seconds, beside the test."""
+    timers = []
+
+    def schedule(seconds, work, *args):
+        timers.append(threading.Timer(seconds, work, args))
+        timers[-1].start()
+
+    yield schedule
+    for timer in timers:
+        timer.join()
+
+
+def make(fake_cluster, cluster, body=None, **status):
+    """An object as an earlier attempt of this step left it."""
+
+    class Enough(Exception):
+        pass
+
+    def stop(obj):
+        raise Enough
+
+    fake_cluster.stand_still()
+    fake_cluster.hold_deletion("trainjobs", "train")
+    with pytest.raises(Enough):
+        start(cluster, body, on_status=stop)
+    found = fake_cluster.get("trainjobs", "train")
+    fake_cluster.release_deletion("trainjobs", "train")
+    found["metadata"].pop("deletionTimestamp")
+    made = fake_cluster.create("trainjobs", {"metadata": {**found["metadata"], "uid": "earlier"}, "spec": found["spec"], "status": status})
+    fake_cluster.requests.clear()
+    return made
+
+
+DONE = {"conditions": [{"type": "Complete", "status": "True", "reason": "AllJobsCompleted", "message": "done"}]}
+FAILED = {"conditions": [{"type": "Failed", "status": "True", "reason": "FailedJobs", "message": "a job failed"}]}
+ACTIVE = {"jobsStatus": [{"name": "node", "active": 1, "ready": 1, "succeeded": 0, "failed": 0, "suspended": 0}]}
+
+
+def test_a_trainjob_is_watched_to_its_end(cluster, fake_cluster):
+    fake_cluster.replay("trainjob-complete", speed=10)
+    finished = start(cluster)
+    assert finished.how == "created"
+    assert TRAINJOB.state(finished.object).phase == "done"
+    assert finished.run_seconds > 0
+
+
+def test_a_pytorchjob_is_watched_to_its_end(cluster, fake_cluster):
+    fake_cluster.replay("pytorchjob-complete", speed=10)
+    replica = {"replicas": 1, "template": {"spec": {"containers": [{"name": "pytorch", "image": "local/train:1"}]}}}
+    body = {"metadata": {"name": "train"}, "spec": {"pytorchReplicaSpecs": {"Master": replica}}}
+    assert start(cluster, body, kind=PYTORCHJOB).how == "created"
+
+
+def test_every_change_of_status_is_told_once(cluster, fake_cluster):
+    fake_cluster.replay("trainjob-complete", speed=5)
+    seen = []
+    start(cluster, on_status=lambda obj: seen.append(obj.get("status") or {}))
+    assert seen[-1]["conditions"][0]["type"] == "Complete"
+    assert all(before != after for before, after in itertools.pairwise(seen))
+
+
+def test_the_body_is_sent_strictly_and_left_as_it_is(cluster, fake_cluster):
+    fake_cluster.replay("trainjob-complete", speed=50)
+    body = trainjob()
+    start(cluster, body)
+    assert body == trainjob()
+    request = next(request for request in fake_cluster.requests if request.verb == "create")
+    assert request.query["fieldValidation"] == "Strict"
+    assert request.body["metadata"]["annotations"]["kfp-foundry.io/spec"]
+
+
+def test_an_active_object_of_an_earlier_attempt_is_adopted(cluster, fake_cluster, later):
+    make(fake_cluster, cluster, **ACTIVE)
+    later(0.3, fake_cluster.set_condition, "trainjobs", "train", "Complete")
+    finished = start(cluster)
+    assert (finished.how, finished.object["metadata"]["uid"]) == ("adopted", "earlier")
+    assert created(fake_cluster) == 0
+
+
+def test_a_finished_object_of_an_earlier_attempt_is_reused(cluster, fake_cluster):
+    make(fake_cluster, cluster, **DONE)
+    finished = start(cluster)
+    assert (finished.how, finished.object["metadata"]["uid"]) == ("reused", "earlier")
+
+
+def test_a_failed_object_of_an_earlier_attempt_is_made_anew(cluster, fake_cluster):
+    make(fake_cluster, cluster, **FAILED)
+    fake_cluster.replay("trainjob-complete", speed=50)
+    finished = start(cluster)
+    assert finished.how == "recreated"
+    assert finished.object["metadata"]["uid"] != "earlier"
+    delete = next(request for request in fake_cluster.requests if request.verb == "delete")
+    assert delete.body["propagationPolicy"] == "Foreground"
+    assert delete.body["preconditions"] == {"uid": "earlier"}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "message"),
+    [({"kfp-foundry.io/spec": "another"}, "was made from another spec"), ({}, "was not made by this project")],
+)
+def test_an_object_from_another_spec_is_refused_and_left_alone(cluster, fake_cluster, annotations, message):
+    fake_cluster.create("trainjobs", {"metadata": {"name": "train", "annotations": annotations}, "spec": {}, "status": FAILED})
+    with pytest.raises(UserError, match=rf"TrainJob train in namespace team: exists and {message}; it is left alone"):
+        start(cluster)
+    assert fake_cluster.get("trainjobs", "train")
+    assert {request.verb for request in fake_cluster.requests if request.plural == "trainjobs"} == {"get"}
+
+
+def test_an_object_in_deletion_is_waited_for(cluster, fake_cluster, later):
+    fake_cluster.create("trainjobs", {"metadata": {"name": "train"}, "spec": {}})
+    fake_cluster.hold_deletion("trainjobs", "train")
+    fake_cluster.delete("trainjobs", "train")
+    fake_cluster.replay("trainjob-complete", speed=50)
+    later(0.3, fake_cluster.release_deletion, "trainjobs", "train")
+    assert start(cluster).how == "created"
+
+
+def test_an_object_that_stays_in_deletion_is_told(cluster, fake_cluster):
+    fake_cluster.create("trainjobs", {"metadata": {"name": "train", "finalizers": ["example.org/keep"]}, "spec": {}})
+    fake_cluster.delete("trainjobs", "train")
+    with pytest.raises(PlatformError, match=r"is being deleted for more than 1 s \(finalizers: example.org/keep\)"):
+        start(cluster)
+
+
+def test_an_object_that_is_deleted_behind_our_back_ends_the_wait(cluster, fake_cluster, later):
+    later(0.3, fake_cluster.delete, "trainjobs", "train")
+    with pytest.raises(RemoteFailure, match=r"was deleted by somebody else while this step waited"):
+        start(cluster)
+
+
+def test_an_object_that_is_replaced_behind_our_back_ends_the_wait(cluster, fake_cluster, later):
+    later(0.3, fake_cluster.replace_object, "trainjobs", "train")
+    with pytest.raises(RemoteFailure, match=r"was replaced by another object"):
+        start(cluster)
+    assert fake_cluster.get("trainjobs", "train")
+
+
+def test_a_run_that_takes_too_long_is_deleted(cluster, fake_cluster):
+    make(fake_cluster, cluster, **ACTIVE)
+    with pytest.raises(RemoteFailure, match=r"has run for \d+ s, longer than 0 s; it was deleted.*timeout_minutes"):
+        start(cluster, limits=Limits(run_seconds=0.3, queue_seconds=60))
+    assert fake_cluster.get("trainjobs", "train") is None
+
+
+def test_time_in_kueue_counts_for_the_queue_and_not_for_the_run(cluster, fake_cluster):
+    fake_cluster.replay("trainjob-suspended", speed=2)
+    body = trainjob(suspend=True)
+    body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "gpus"}
+    finished = start(cluster, body, limits=Limits(run_seconds=30))
+    assert finished.queued_seconds > 0.9
+    assert finished.run_seconds < finished.queued_seconds + 3
+
+
+def test_a_suspended_object_meets_the_queue_limit_only(cluster, fake_cluster):
+    make(fake_cluster, cluster, conditions=[{"type": "Suspended", "status": "True", "reason": "Suspended", "message": "TrainJob is suspended"}])
+    with pytest.raises(RemoteFailure, match=r"has not run within 1 s and was deleted: is suspended \(TrainJob is suspended\)"):
+        start(cluster, limits=Limits(run_seconds=0.1, queue_seconds=0.6))
+
+
+def test_what_no_node_takes_is_told_from_its_pods_and_events(cluster, fake_cluster):
+    fake_cluster.replay("trainjob-unschedulable", speed=20)
+    with pytest.raises(RemoteFailure) as caught:
+        start(cluster, limits=Limits(run_seconds=0.2, queue_seconds=1))
+    assert "no node takes pod train-node-0-0-" in str(caught.value)
+    assert "1 Insufficient cpu" in str(caught.value)
+    assert "Event FailedScheduling of Pod train-node-0-0-" in str(caught.value)
+
+
+def test_what_waits_is_reported_meanwhile(cluster, fake_cluster, caplog):
+    fake_cluster.replay("trainjob-unschedulable", speed=20)
+    with pytest.raises(RemoteFailure):
+        start(cluster, limits=Limits(queue_seconds=1))
+    assert "nothing runs after 0 s: 2 pods made, none running: no node takes pod" in caplog.text
+
+
+def test_an_image_that_cannot_be_had_is_not_waited_for_for_ever(cluster, fake_cluster):
+    fake_cluster.replay("trainjob-no-image", speed=10)
+    with pytest.raises(RemoteFailure, match=r"could not start for 1 s \((ErrImagePull|ImagePullBackOff)\) and was deleted.*check the image's name"):
+        start(cluster)
+
+
+def test_an_error_of_the_caller_deletes_what_was_started(cluster, fake_cluster):
+    def broken(obj):
+        raise UserError("no", where="here", remedy="change it")
+
+    with pytest.raises(UserError):
+        start(cluster, on_status=broken)
+    assert fake_cluster.get("trainjobs", "train") is None
+
+
+def test_an_api_server_that_stays_away_leaves_what_runs(cluster, fake_cluster, later):
+    later(0.3, lambda: fake_cluster.fail("get", 503, times=10_000))
+    with pytest.raises(PlatformError, match=r"what is running is found again"):
+        start(cluster)
+    assert fake_cluster.get("trainjobs", "train")
+
+
+def test_an_experiment_ends_by_its_conditions(cluster, fake_cluster):
+    spec = {"parameters": [], "objective": {"type": "minimize", "objectiveMetricName": "loss"}, "algorithm": {"algorithmName": "random"}}
+    fake_cluster.create("experiments", {"metadata": {"name": "search"}, "spec": spec})
+    fake_cluster.set_condition("experiments", "search", "Succeeded", "ExperimentMaxTrialsReached")
+    assert EXPERIMENT.state(cluster.get(EXPERIMENT, "search")).phase == "done"
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_deletes_first(cluster, fake_cluster, later, number, raised):
+    before = signal.getsignal(number)
+    later(0.5, os.kill, os.getpid(), number)
+    with pytest.raises(raised):
+        start(cluster)
+    assert fake_cluster.get("trainjobs", "train") is None
+    assert signal.getsignal(number) is before
+
+
+def test_a_signal_never_deletes_what_is_not_ours(cluster, fake_cluster, later):
+    fake_cluster.create("trainjobs", {"metadata": {"name": "train"}, "spec": {}})
+    fake_cluster.hold_deletion("trainjobs", "train")
+    fake_cluster.delete("trainjobs", "train")
+    later(0.3, os.kill, os.getpid(), signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        start(cluster)
+    assert "delete" not in {request.verb for request in fake_cluster.requests}
+
+
+def test_a_deaf_api_server_does_not_hold_a_signal_up(cluster, fake_cluster, later):
+    fake_cluster.slow("delete", 5)
+    later(0.5, os.kill, os.getpid(), signal.SIGTERM)
+    began = time.monotonic()
+    with pytest.raises(SystemExit):
+        start(cluster)
+    assert time.monotonic() - began < 2.5
+
+
+def test_a_launch_outside_the_main_thread_leaves_signals_alone(cluster, fake_cluster):
+    fake_cluster.replay("trainjob-complete", speed=50)
+    before = signal.getsignal(signal.SIGTERM)
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(start(cluster).how))
+    thread.start()
+    assert signal.getsignal(signal.SIGTERM) is before
+    thread.join()
+    assert ended == ["created"]
