@@ -51,6 +51,7 @@ _IMPORTANCE = {
     "hist_gradient_boosting": "Share of the total gain of all splits on a feature.",
     "linear": "Share of the absolute coefficients, each times the spread of its column.",
     "residual_mlp": "How much the loss rises when a column's values change rows, as a share of all such rises; on validation rows if there are any.",
+    "module": "Share of the mean absolute slope of the scores along each column, times the spread of the column.",
 }
 
 

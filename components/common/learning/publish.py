@@ -18,6 +18,7 @@ LIBRARIES = {
     "hist_gradient_boosting": ("scikit-learn", "numpy", "onnx", "onnxruntime", "polars"),
     "linear": ("scikit-learn", "numpy", "scipy", "onnx", "onnxruntime", "polars"),
     "residual_mlp": ("torch", "safetensors", "numpy", "onnx", "onnxruntime", "polars"),
+    "module": ("torch", "safetensors", "numpy", "onnx", "onnxruntime", "polars"),
 }
 
 

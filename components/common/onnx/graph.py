@@ -104,6 +104,33 @@ class Graph:
         """Matrices of the same rows, one beside the other."""
         return matrices[0] if len(matrices) == 1 else self.op("Concat", *matrices, axis=1)
 
+    def graft(self, model: onnx.ModelProto, sources: list[str]) -> list[str]:
+        """Adds another model's nodes, without branches or loops, behind tensors of this graph.
+
+        Args:
+            model: Of an operator set that means the same in ours.
+            sources: A tensor for each of its inputs.
+
+        Returns:
+            The tensors that are its outputs.
+        """
+        names = {"": "", **{given.name: source for given, source in zip(model.graph.input, sources, strict=True)}}
+        for tensor in model.graph.initializer:
+            names[tensor.name] = self.free(f"constant{len(self._initializers)}")
+            copied = onnx.TensorProto.FromString(tensor.SerializeToString())
+            copied.name = names[tensor.name]
+            self._initializers.append(copied)
+        for node in model.graph.node:
+            copied = onnx.NodeProto.FromString(node.SerializeToString())
+            for output in node.output:
+                names[output] = self.free(f"tensor{self._count}") if output else ""
+                self._count += 1
+            copied.name = f"node{len(self._nodes)}"
+            copied.input[:] = [names[name] for name in node.input]
+            copied.output[:] = [names[name] for name in node.output]
+            self._nodes.append(copied)
+        return [names[output.name] for output in model.graph.output]
+
     def model(self) -> onnx.ModelProto:
         """The checked model."""
         graph = helper.make_graph(self._nodes, "model", self._inputs, self._outputs, self._initializers)

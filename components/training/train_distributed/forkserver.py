@@ -242,3 +242,4 @@ def _run_module(argv: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     _Server(socket.socket(fileno=int(sys.argv[1]))).serve()
+    os._exit(0)  # libraries that were only imported have nothing to tell at the end, and some do

@@ -11,6 +11,7 @@ from kfp_foundry.components.training.train_distributed.mirror import checkpoints
 from kfp_foundry.components.training.train_distributed.request import Request
 
 if TYPE_CHECKING:
+    from kfp_foundry.components.common.learning.network.job import Epoch
     from kfp_foundry.components.common.learning.network.ranks import Ranks
 
 
@@ -25,13 +26,17 @@ def train(request: Request, ranks: "Ranks") -> None:
     from kfp_foundry.components.common.learning.network import loop, prepare
 
     contract = Contract.parse(store.read(request.contract).decode())
-    prepared = prepare.prepare(store.scan(request.train), store.scan(request.validation), contract, request.options, ranks)
-    fitted = loop.train(prepared.job, ranks, checkpoints_at(request.checkpoints), _report)
+    tables = outcome.tables(request)
+    about = {name: table.facts.fingerprint for name, table in tables.items()}
+    rows = store.scan(request.train), store.scan(request.validation)
+    prepared = prepare.prepare(*rows, contract, request.options, ranks, request.strategy, about)
+    fitted = loop.train(prepared.network, ranks, checkpoints_at(request.checkpoints), _report)
     if not ranks.first:
         return
     result = fit.finish(prepared, fitted)
-    outcome.write(request, result, describe(result, contract, request.options, outcome.tables(request)), contract)
+    outcome.write(request, result, describe(result, contract, request.options, tables), contract)
 
 
-def _report(name: str, value: float) -> None:
-    outcome.say(name, value)
+def _report(epoch: "Epoch") -> None:
+    for name, loss in epoch.losses.items():
+        outcome.say(f"{name}_loss", loss)
