@@ -71,14 +71,24 @@ def read(table: pl.LazyFrame, contract: Contract, where: str) -> tuple[pl.DataFr
     Raises:
         DataError: A column is absent; the message says the close names.
     """
+    target, *columns = columns_of(table, contract, where)
+    frame = table.select(*columns, target).collect()
+    return rows.conform(frame, contract, columns, where), as_labels(frame[target], contract)
+
+
+def columns_of(table: pl.LazyFrame, contract: Contract, where: str) -> list[str]:
+    """The columns that a training reads: the target, the features, and the weight if there is one.
+
+    Raises:
+        DataError: A column is absent; the message says the close names.
+    """
     target, known = target_of(contract), table.collect_schema().names()
     columns = contract.features + ([contract.weight] if contract.weight else [])
     for name in [target, *columns]:
         if name not in known:
             role = "target" if name == target else "column"
             raise DataError(f"{role} {name!r} is not in the table", where=where, remedy=close_names(name, known))
-    frame = table.select(*columns, target).collect()
-    return rows.conform(frame, contract, columns, where), as_labels(frame[target], contract)
+    return [target, *columns]
 
 
 def find_labels(target: pl.Series, contract: Contract) -> list[Label]:
@@ -87,19 +97,53 @@ def find_labels(target: pl.Series, contract: Contract) -> list[Label]:
     Raises:
         DataError: There is no target value, only one, a class of a single row, or more than two classes for a binary task.
     """
-    where, name = "train_model", target.name
-    known = target.drop_nulls()
-    if known.is_empty():
+    name, known = target.name, target.drop_nulls()
+    if contract.is_classification:
+        return labels_of(name, {row[0]: row[1] for row in known.value_counts().sort(name).iter_rows()}, contract)
+    check_spread(name, len(known), known.min(), known.max())
+    check_finite(name, bool(known.is_finite().all()))
+    return []
+
+
+def check_finite(name: str, finite: bool) -> None:
+    """Refuses a regression's target that is not.
+
+    Raises:
+        DataError: It is not finite.
+    """
+    if not finite:
+        raise DataError(f"target {name!r} holds infinite values", where="train_model", remedy="remove these rows with `where` when ingesting")
+
+
+def check_spread(name: str, rows: int, low: object, high: object) -> None:
+    """Refuses a target that tells nothing.
+
+    Args:
+        name: The target.
+        rows: How many rows have one.
+        low: The smallest value.
+        high: The largest.
+
+    Raises:
+        DataError: No row has a value, or all have the same.
+    """
+    where = "train_model"
+    if not rows:
         raise DataError(f"target {name!r} is missing in every training row", where=where, remedy="choose another target or repair the column")
-    if known.n_unique() == 1:
+    if low == high:
         raise DataError(
-            f"target {name!r} is constant: {known[0]!r} in all {len(known):,} training rows", where=where, remedy="choose another target or more rows"
+            f"target {name!r} is constant: {low!r} in all {rows:,} training rows", where=where, remedy="choose another target or more rows"
         )
-    if not contract.is_classification:
-        if not known.is_finite().all():
-            raise DataError(f"target {name!r} holds infinite values", where=where, remedy="remove these rows with `where` when ingesting")
-        return []
-    counts = {row[0]: row[1] for row in known.value_counts().sort(name).iter_rows()}
+
+
+def labels_of(name: str, counts: dict[Label, int], contract: Contract) -> list[Label]:
+    """The classes of a target, from how many training rows have each, sorted.
+
+    Raises:
+        DataError: As `find_labels`.
+    """
+    where = "train_model"
+    check_spread(name, sum(counts.values()), next(iter(counts), None), next(reversed(counts), None))
     lonely = [label for label, count in counts.items() if count == 1]
     if lonely:
         raise DataError(
@@ -135,7 +179,7 @@ def part(frame: pl.DataFrame, target: pl.Series, contract: Contract, labels: lis
     """The rows that can be learned from.
 
     Raises:
-        DataError: A weight is missing, negative or infinite.
+        DataError: A weight is missing, negative or infinite, or all are 0.
     """
     positions = target.replace_strict(labels, list(range(len(labels))), default=None, return_dtype=pl.Int64) if labels else target
     usable = positions.is_not_null()
@@ -150,7 +194,12 @@ def part(frame: pl.DataFrame, target: pl.Series, contract: Contract, labels: lis
     )
 
 
-def _weights(values: pl.Series, where: str) -> np.ndarray:
+def weights_of(values: pl.Series, where: str) -> np.ndarray:
+    """Sample weights [rows] of a column.
+
+    Raises:
+        DataError: One is missing, negative or infinite.
+    """
     weights = values.cast(pl.Float64).fill_null(np.nan).to_numpy()
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
@@ -159,8 +208,22 @@ def _weights(values: pl.Series, where: str) -> np.ndarray:
             where=where,
             remedy="repair the column or give it another role",
         )
-    if not weights.any():
-        raise DataError(f"all weights in {values.name!r} are 0", where=where, remedy="repair the column or give it another role")
+    return np.asarray(weights)
+
+
+def refuse_nothing(total: float, name: str, where: str) -> None:
+    """Refuses weights of which none is above 0.
+
+    Raises:
+        DataError: Their sum is 0.
+    """
+    if total <= 0:
+        raise DataError(f"all weights in {name!r} are 0", where=where, remedy="repair the column or give it another role")
+
+
+def _weights(values: pl.Series, where: str) -> np.ndarray:
+    weights = weights_of(values, where)
+    refuse_nothing(float(weights.any()), values.name, where)
     return weights
 
 

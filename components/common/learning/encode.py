@@ -29,23 +29,41 @@ def fit_plan(part: Part, contract: Contract, algorithm: str, max_bins: int = 255
         DataError: No feature has a value.
     """
     texts = [field.name for field in contract.feature_fields if field.type is Type.STRING]
-    filled = [field for field in contract.feature_fields if field.name not in texts and np.isfinite(part.feed[field.name]).any()]
-    dates = {field.name: date_parts(field.type is Type.DATE) for field in filled if field.type in (Type.DATE, Type.DATETIME)}
-    if not texts and not filled:
-        raise DataError("no feature has a value", where="train rows", remedy="give other columns the role feature")
+    filled = [name for name in contract.features if name not in texts and np.isfinite(part.feed[name]).any()]
     limit = min(LIMITS[algorithm], max_bins - 2) if algorithm == "hist_gradient_boosting" else LIMITS[algorithm]
-    plan = Plan(
-        categories=[fit_category(name, part.feed[name], limit) for name in texts],
-        numbers=[field.name for field in filled if field.name not in dates],
-        moments=dates,
-        one_hot=algorithm == "linear",
-    )
+    categories = [fit_category(name, pl.Series("text", part.feed[name], dtype=pl.String).value_counts(), limit) for name in texts]
+    plan = make_plan(contract, categories, filled, one_hot=algorithm == "linear")
     return plan if algorithm != "linear" else plan.model_copy(update={"scaling": _fit_scaling(plan, part)})
 
 
-def fit_category(name: str, texts: np.ndarray, limit: int) -> Category:
-    """The vocabulary of a column: missing first if there is any, then the frequent categories by name, then `other`."""
-    counts = pl.Series("text", texts, dtype=pl.String).value_counts().sort(["count", "text"], descending=[True, False])
+def make_plan(contract: Contract, categories: list[Category], filled: list[str], one_hot: bool = False) -> Plan:
+    """The plan without scaling.
+
+    Args:
+        contract: Says the types.
+        categories: The vocabularies of the columns of texts.
+        filled: The other features of which some training row has a value, in the contract's order.
+        one_hot: See `Plan`.
+
+    Raises:
+        DataError: No feature has a value.
+    """
+    fields = [contract.field(name) for name in filled]
+    dates = {field.name: date_parts(field.type is Type.DATE) for field in fields if field.type in (Type.DATE, Type.DATETIME)}
+    if not categories and not filled:
+        raise DataError("no feature has a value", where="train rows", remedy="give other columns the role feature")
+    return Plan(categories=categories, numbers=[name for name in filled if name not in dates], moments=dates, one_hot=one_hot)
+
+
+def fit_category(name: str, counts: pl.DataFrame, limit: int) -> Category:
+    """The vocabulary of a column: missing first if there is any, then the frequent categories by name, then `other`.
+
+    Args:
+        name: The column.
+        counts: `text` and its `count` in the training rows.
+        limit: Most categories with a code of their own.
+    """
+    counts = counts.sort(["count", "text"], descending=[True, False])
     frequent = counts.filter(pl.col("text") != "", pl.col("count") >= RARE)["text"].head(limit).sort()
     rest = counts.filter(~pl.col("text").is_in(frequent.implode()))["text"]
     missing = rest.is_in(MISSING_TEXTS)

@@ -116,16 +116,26 @@ def prepare(train: DatasetFolder, validation: DatasetFolder, contract: Contract,
         UserError: A parameter is wrong.
         DataError: The rows cannot be learned from.
     """
+    params = check(contract, options)
+    rows = data.read(train.scan(), contract, f"train rows {train.path.name}")
+    labels = data.find_labels(rows[1], contract)
+    held = data.read(validation.scan(), contract, f"validation rows {validation.path.name}")
+    return replace(assemble(rows, held, labels, contract, replace(options, params=params)), options=options)
+
+
+def check(contract: Contract, options: Options) -> dict[str, Any]:
+    """The options' params, completed, once it is clear without a row that the options suit the contract.
+
+    Raises:
+        UserError: They do not.
+    """
     task = contract.task or Task.REGRESSION
     data.target_of(contract)
     params = parameters.complete(options.algorithm, options.params, task)
     calibrate.check(options.calibration, task)
     if options.early_stopping_rounds < 0:
         raise UserError(f"early_stopping_rounds is {options.early_stopping_rounds}", where="training", remedy="give 0 for never, or more")
-    rows = data.read(train.scan(), contract, f"train rows {train.path.name}")
-    labels = data.find_labels(rows[1], contract)
-    held = data.read(validation.scan(), contract, f"validation rows {validation.path.name}")
-    return replace(assemble(rows, held, labels, contract, replace(options, params=params)), options=options)
+    return params
 
 
 def assemble(rows: Rows, held_rows: Rows, labels: list[Label], contract: Contract, options: Options) -> Prepared:
@@ -154,7 +164,7 @@ def assemble(rows: Rows, held_rows: Rows, labels: list[Label], contract: Contrac
         train=Examples(plan.matrix(learned.feed), learned.target, train_weights),
         validation=Examples(plan.matrix(held.feed), held.target, held_weights),
         categorical=[] if plan.one_hot else list(range(len(plan.categories))),
-        monotone=_monotone(options, contract, plan.sources),
+        monotone=monotone_directions(options, contract, plan.sources),
         params=params,
         early_stopping_rounds=options.early_stopping_rounds,
         seed=options.seed,
@@ -234,7 +244,7 @@ def measure(task: Task, target: np.ndarray, values: np.ndarray, weights: np.ndar
     return {name: float(found[name][0]) for name in MEASURED[task] if np.isfinite(found[name][0])}
 
 
-def _monotone(options: Options, contract: Contract, sources: list[str]) -> list[int]:
+def monotone_directions(options: Options, contract: Contract, sources: list[str]) -> list[int]:
     """One direction per column of the matrix; empty without constraints."""
     numeric = [f.name for f in contract.fields if f.role is Role.FEATURE and f.type in (Type.INTEGER, Type.NUMBER, Type.BOOLEAN, Type.TIME)]
     for name, direction in options.monotone.items():

@@ -37,20 +37,24 @@ def describe(job: Job) -> NetworkJob:
     layout = Layout(widths, Numbers.fit([matrix[sample, column] for column in numbers], gaps, settings.bins))
     target = job.train.target[sample].astype(np.float64) if job.task is Task.REGRESSION else None
     centre, unit = scale(target)
-    limit = min(settings.patience, job.early_stopping_rounds) if job.stops_early else settings.patience
     return NetworkJob(
         task=job.task,
         classes=job.classes,
         layout=layout,
         train=encode(job.train, layout, job.task, centre, unit),
         validation=encode(job.validation, layout, job.task, centre, unit),
-        settings=settings.with_patience(limit),
+        settings=settings.with_patience(patience(settings, job.early_stopping_rounds)),
         centre=centre,
         unit=unit,
         stops_early=job.stops_early,
         seed=job.seed,
         threads=job.threads,
     )
+
+
+def patience(settings: Settings, early_stopping_rounds: int) -> int:
+    """Epochs without gain: the step's own parameter counts too where it is smaller, and 0 there means never."""
+    return min(settings.patience, early_stopping_rounds) if early_stopping_rounds else settings.patience
 
 
 def encode(examples: Examples, layout: Layout, task: Task, centre: float, unit: float) -> Table:
