@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kfp_foundry.components.common.errors import UserError
-from kfp_foundry.components.common.kube.kinds import EXPERIMENT, JOB, TRAINJOB, Object, Objects
+from kfp_foundry.components.common.kube.kinds import EXPERIMENT, JOB, TRAINJOB, Kind, Object, Objects
 from kfp_foundry.components.common.kube.names import LIMIT
 from kfp_foundry.components.common.kube.pods import PodOptions
 from kfp_foundry.components.tuning.tune_model.given import Given
@@ -198,23 +198,18 @@ def _job(trial: TrialTemplate, labels: Mapping[str, str]) -> Object:
     }
     if trial.pod.resources:
         container["resources"] = trial.pod.resources
-    pod: Object = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "containers": [container],
-        "volumes": [{"name": "scratch", "emptyDir": {}}, *trial.pod.volumes],
-    }
+    pod: Object = {"restartPolicy": "Never", "automountServiceAccountToken": False, "terminationGracePeriodSeconds": GRACE_SECONDS}
     if search.trial_seconds:
         pod["activeDeadlineSeconds"] = search.trial_seconds  # of the pod, so that waiting for a node does not count
     placement = {"nodeSelector": trial.pod.node_selector, "tolerations": trial.pod.tolerations, "affinity": trial.pod.affinity}
     pod |= {name: value for name, value in placement.items() if value}
+    pod |= {"containers": [container], "volumes": [{"name": "scratch", "emptyDir": {}}, *trial.pod.volumes]}
     # An Istio proxy in the pod would never end.
     template = {"metadata": {"labels": {**labels, "sidecar.istio.io/inject": "false"}}, "spec": pod}
     # A failure of the training is final; a pod that its node took away is replaced.
     lost = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     spec = {"backoffLimit": 0, "podFailurePolicy": {"rules": [lost]}, "template": template}
-    return {"apiVersion": JOB.api_version, "kind": JOB.kind, "metadata": {"labels": dict(labels)}, "spec": spec}
+    return _object(JOB, labels, spec)
 
 
 def _trainjob(trial: TrialTemplate, labels: Mapping[str, str]) -> Object:
@@ -238,4 +233,10 @@ def _trainjob(trial: TrialTemplate, labels: Mapping[str, str]) -> Object:
         trainer["resourcesPerNode"] = pod.resources
     runtime = {"apiGroup": TRAINJOB.group, "kind": "TrainingRuntime", "name": trial.runtime}
     spec: Object = {"runtimeRef": runtime, "trainer": trainer}
-    return {"apiVersion": TRAINJOB.api_version, "kind": TRAINJOB.kind, "metadata": {"labels": dict(labels)}, "spec": spec}
+    return _object(TRAINJOB, labels, spec)
+
+
+def _object(kind: Kind, labels: Mapping[str, str], spec: Object) -> Object:
+    """A trial's object; Katib names it."""
+    metadata = {"metadata": {"labels": dict(labels)}} if labels else {}
+    return {"apiVersion": kind.api_version, "kind": kind.kind, **metadata, "spec": spec}

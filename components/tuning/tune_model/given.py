@@ -14,6 +14,7 @@ from kfp_foundry.components.common.learning.fit import Options
 from kfp_foundry.components.tuning.tune_model.search import Search
 
 PREFIX = "KFP_FOUNDRY_TRIAL_"
+NEEDED = ("parameters", "metric", "direction", "additional_metrics", "early_stopping")  # what a trial must know of the search
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,18 @@ class Given:
     method: str = "auto"
 
     def environment(self) -> dict[str, str]:
-        """The same as environment variables; `read` is the inverse."""
-        return {
-            f"{PREFIX}TRAIN": self.train,
-            f"{PREFIX}VALIDATION": self.validation,
-            f"{PREFIX}CONTRACT": self.contract,
-            f"{PREFIX}OPTIONS": json.dumps(dict(self.options), sort_keys=True, ensure_ascii=False),
-            f"{PREFIX}SEARCH": json.dumps(self.search.model_dump(mode="json", exclude_defaults=True), ensure_ascii=False),
-            f"{PREFIX}FOLDS": str(self.folds),
-            f"{PREFIX}METHOD": self.method,
+        """What a trial needs of it, as environment variables; `read` is the inverse."""
+        search = self.search.model_dump(mode="json", exclude_defaults=True, include=set(NEEDED))
+        wanted = {
+            "TRAIN": self.train,
+            "VALIDATION": self.validation,
+            "CONTRACT": self.contract,
+            "OPTIONS": json.dumps(dict(self.options), sort_keys=True, ensure_ascii=False),
+            "SEARCH": json.dumps(search, ensure_ascii=False),
+            "FOLDS": str(self.folds or ""),
+            "METHOD": self.method if self.folds else "",
         }
+        return {PREFIX + name: value for name, value in wanted.items() if value}
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> "Given":
@@ -62,7 +65,7 @@ class Given:
         strange = sorted(set(options) - known)
         if strange:
             raise UserError(f"unknown option {strange[0]!r}", where=f"{PREFIX}OPTIONS", remedy=f"use the words {', '.join(sorted(known))}")
-        folds = environ.get(f"{PREFIX}FOLDS", "0")
+        folds = environ.get(f"{PREFIX}FOLDS") or "0"
         if not folds.isdigit():
             raise UserError(f"folds is {folds!r}", where=f"{PREFIX}FOLDS", remedy="give a whole number")
         return cls(
@@ -72,7 +75,7 @@ class Given:
             options=options,
             search=Search.read(_json(environ, "SEARCH"), where=f"{PREFIX}SEARCH"),
             folds=int(folds),
-            method=environ.get(f"{PREFIX}METHOD", "auto"),
+            method=environ.get(f"{PREFIX}METHOD") or "auto",
         )
 
 

@@ -15,9 +15,12 @@ from kfp_foundry.components.common.files import write_text
 SHOWN = 40  # lines of a difference
 
 
+SEARCH = ".search.yaml"  # a search, which becomes an Experiment of Katib
+
+
 @dataclass(frozen=True)
 class Job:
-    """One pipeline to compile: where its source is, and where its YAML goes."""
+    """One pipeline or search to compile: where its source is, and where its YAML goes."""
 
     name: str
     source: Path
@@ -25,15 +28,23 @@ class Job:
     module: str
     target: Path
 
+    @property
+    def word(self) -> str:
+        """What a person calls it on the command line."""
+        return self.name if self.module else _short(self.source)
+
 
 def compile_pipelines(
-    what: Annotated[list[str] | None, typer.Argument(metavar="[NAME|FILE.py[:FUNCTION]]...", help="Pipelines; all shipped ones by default.")] = None,
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME|FILE.py[:FUNCTION]|FILE.search.yaml]...", help="Pipelines and searches; all shipped ones by default."),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; fail when a YAML is not what its source compiles to.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write, or a folder; default: beside the source.")] = None,
     registry: Annotated[str, typer.Option(help="Registry of this project's images, instead of their own.")] = "",
     image: Annotated[list[str] | None, typer.Option(metavar="NAME=REFERENCE", help="Other reference for one image, such as a digest.")] = None,
 ) -> None:
-    """Compiles pipelines to YAML, or checks that the committed YAML is current.
+    """Compiles pipelines to YAML and searches to Experiments of Katib, or checks that the committed YAML is current.
 
     The same source gives the same bytes. With --registry and --image the steps get the images of a release or of your own
     registry: kfp-foundry compile train_and_deploy --image kfp-foundry=host/kfp-foundry@sha256:... -o release.yaml
@@ -47,9 +58,7 @@ def compile_pipelines(
     stale = 0
     for job in jobs:
         old = _text(job.target)
-        text = _compiled(job)
-        if registry or pins:
-            text = images.rewrite(text, registry, pins, where=job.name)
+        text = _compiled(job, registry, pins)
         if check:
             _restore(job.target, old)
             stale += not _checked(job, old, text)
@@ -65,7 +74,7 @@ def plan(what: list[str], output: Path | None) -> list[Job]:
     Raises:
         UserError: An unknown pipeline, or one output file for several.
     """
-    words = what or [pipeline.name for pipeline in pipelines.every()]
+    words = what or [pipeline.name for pipeline in pipelines.every()] + ([] if output else _searches())
     into_folder = output is not None and (output.is_dir() or output.suffix not in (".yaml", ".yml"))
     if output is not None and len(words) > 1 and not into_folder:
         raise UserError(f"one file for {len(words)} pipelines", where=f"--output {output}", remedy="give a folder, or one pipeline")
@@ -74,10 +83,16 @@ def plan(what: list[str], output: Path | None) -> list[Job]:
 
 def _job(word: str, output: Path | None, into_folder: bool) -> Job:
     path, _, function = word.partition(":")
-    if path.endswith(".py"):
+    if path.endswith(SEARCH):
+        source, module = Path(path), ""
+        name = source.name.removesuffix(SEARCH)
+        beside = source.with_name(f"{name}.yaml")
+    elif path.endswith(".py"):
         name, source, module, beside = Path(path).stem, Path(path), "", Path(path).with_suffix(".yaml")
     elif path.endswith((".yaml", ".yml")):
-        raise UserError("is compiled already", where=path, remedy=f"give its source, or check it with: kfp-foundry lint {path}")
+        raise UserError(
+            "is compiled already", where=path, remedy=f"give its source (FILE.py or FILE.search.yaml), or check it with: kfp-foundry lint {path}"
+        )
     else:
         known = {pipeline.name: pipeline for pipeline in pipelines.every()}
         found = known.get(path.replace("-", "_"))
@@ -90,10 +105,19 @@ def _job(word: str, output: Path | None, into_folder: bool) -> Job:
     return Job(name, source, function, module, target)
 
 
-def _compiled(job: Job) -> str:
-    from kfp_foundry.compile import compiler
+def _searches() -> list[str]:
+    from kfp_foundry.compile import experiments
 
-    return compiler.compile_module(job.module) if job.module else compiler.compile_file(job.source, job.function)
+    return [str(file) for file in experiments.sources()]
+
+
+def _compiled(job: Job, registry: str, pins: dict[str, str]) -> str:
+    from kfp_foundry.compile import compiler, experiments, images
+
+    if job.source.name.endswith(SEARCH):
+        return experiments.compile_search(job.source, registry, pins)
+    text = compiler.compile_module(job.module) if job.module else compiler.compile_file(job.source, job.function)
+    return images.rewrite(text, registry, pins, where=job.name) if registry or pins else text
 
 
 def _text(file: Path) -> str | None:
@@ -127,7 +151,7 @@ def _checked(job: Job, old: str | None, text: str) -> bool:
     for variable in ("KFP_FOUNDRY_REGISTRY", "KFP_FOUNDRY_IMAGE"):
         if os.environ.get(variable):
             typer.echo(f"note: {variable} is set in the environment, and images follow it", err=True)
-    typer.echo(f"write it with: kfp-foundry compile {job.name if job.module else job.source}", err=True)
+    typer.echo(f"write it with: kfp-foundry compile {job.word}", err=True)
     return False
 
 

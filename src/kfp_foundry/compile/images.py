@@ -57,12 +57,27 @@ def rewrite(text: str, registry: str = "", pins: Mapping[str, str] | None = None
     """
     compiled = Compiled.parse(text, where)
     containers = [executor["container"] for executor in compiled.executors.values() if "container" in executor]
-    unused = set(pins or {})
+    redirect(containers, registry, pins or {})
+    return dump(compiled.documents, text)
+
+
+def redirect(containers: list[dict[str, Any]], registry: str, pins: Mapping[str, str]) -> None:
+    """Gives containers other images, in place.
+
+    Args:
+        containers: Each with an `image`.
+        registry: Where the images of this project are; empty leaves them where they are.
+        pins: New references, as for `rewrite`.
+
+    Raises:
+        UserError: A pin matches no image of them.
+    """
+    unused = set(pins)
     for container in containers:
         old = str(container["image"])
-        pin = next((key for key in _keys(old) if key in (pins or {})), None)
+        pin = next((key for key in _keys(old) if key in pins), None)
         if pin is not None:
-            container["image"] = (pins or {})[pin]
+            container["image"] = pins[pin]
             unused.discard(pin)
         elif registry and old.startswith(f"{images.REGISTRY}/"):
             container["image"] = f"{registry.rstrip('/')}/{old.removeprefix(images.REGISTRY + '/')}"
@@ -70,7 +85,6 @@ def rewrite(text: str, registry: str = "", pins: Mapping[str, str] | None = None
         known = sorted({split(str(container["image"]))[0].rpartition("/")[2] for container in containers})
         name = min(unused)
         raise UserError(f"no step uses an image {name!r}", where=f"--image {name}", remedy=close_names(name, known))
-    return dump(compiled.documents, text)
 
 
 def _keys(reference: str) -> list[str]:
