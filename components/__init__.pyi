@@ -9,6 +9,7 @@ from .features.split_table.component import split_table as split_table
 from .ingestion.ingest_table.component import ingest_table as ingest_table
 from .registry.promote_model.component import promote_model as promote_model
 from .registry.register_model.component import register_model as register_model
+from .training.train_distributed.component import train_distributed as train_distributed
 from .training.train_model.component import train_model as train_model
 from .validation.infer_contract.component import infer_contract as infer_contract
 from .validation.require_verdict.component import require_verdict as require_verdict

@@ -10,6 +10,7 @@ import yaml
 from fake_kubernetes import FakeCluster
 from kfp import dsl
 
+from kfp_foundry.components.common import images
 from kfp_foundry.components.common.errors import PlatformError, UserError
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.kinds import PYTORCHJOB, TRAINJOB
@@ -53,12 +54,12 @@ PLACED = Placement(
 @pytest.fixture(autouse=True)
 def image(monkeypatch):
     """Goldens name no version of ours."""
-    monkeypatch.setattr(Workload, "image", "ghcr.io/kfp-foundry/kfp-foundry-torch:1")
+    monkeypatch.setattr(images, "TORCH", "ghcr.io/kfp-foundry/kfp-foundry-torch:1")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
 
 
 def work(placement=PLACED, request=REQUEST):
-    return replace(Workload.of(request, placement, METADATA), image="ghcr.io/kfp-foundry/kfp-foundry-torch:1")
+    return Workload.of(request, placement, METADATA)
 
 
 @pytest.fixture(params=["2.0", "2.1", "2.2", "2.3"])

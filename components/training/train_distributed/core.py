@@ -106,11 +106,12 @@ def train(
         _check(options, Contract.load(contract.path))
     choice = platform.choose(placement.target)
     log.info("training where: %s (%s)", choice.where, choice.why)
+    identity = _identity(train_rows, validation, contract, options, strategy, module, module_args or {})
     request = Request(
         train=train_rows.uri,
         validation=validation.uri,
         contract=contract.uri,
-        checkpoints=_named_checkpoints(placement.checkpoint_uri, train_rows, validation, contract, options, module, module_args or {}),
+        checkpoints=store.join(placement.checkpoint_uri, f"training-{identity}") if placement.checkpoint_uri else "",
         output="",
         options=options,
         strategy=strategy,
@@ -124,7 +125,8 @@ def train(
             request = kubeflow.run(request, placement, model.uri)
             found = outcome.read(request.output, Path(scratch) / "result")
         else:
-            found = _train_here(request, placement, train_rows, validation, contract, Path(scratch) / "result")
+            here = replace(request, train=train_rows.path, validation=validation.path, contract=contract.path)
+            found = _train_here(here, placement, identity, Path(scratch) / "result")
         _deliver(found, model, metrics, report)
 
 
@@ -136,29 +138,23 @@ def _check(options: Options, contract: Contract) -> None:
     calibrate.check(options.calibration, task)
 
 
-def _named_checkpoints(
-    uri: str, train_rows: Artifact, validation: Artifact, contract: Artifact, options: Options, module: str, module_args: Mapping[str, Any]
+def _identity(
+    train_rows: Artifact, validation: Artifact, contract: Artifact, options: Options, strategy: str, module: str, module_args: Mapping[str, Any]
 ) -> str:
-    """In a folder that the user named each training has its own, told by all that decides it: a later run of it goes on there."""
-    if not uri:
-        return ""
+    """What decides a training, whatever run it belongs to: an interrupted one goes on where another of that identity stopped."""
     tables = [DatasetFolder.open(table).facts.fingerprint for table in (train_rows, validation)]
-    decides = [tables, sha256(Path(contract.path)), asdict(options), module, dict(module_args)]
-    return store.join(uri, f"training-{digest(decides)}")
+    return digest([tables, sha256(Path(contract.path)), asdict(options), strategy, module, dict(module_args)])
 
 
-def _train_here(
-    request: Request, placement: Placement, train_rows: Artifact, validation: Artifact, contract: Artifact, result: Path
-) -> outcome.Outcome:
+def _train_here(request: Request, placement: Placement, identity: str, result: Path) -> outcome.Outcome:
     from kfp_foundry.components.training.train_distributed import supervise
 
     if importlib.util.find_spec("torch") is None:
         remedy = "pip install 'kfp-foundry[torch]', or target=kubeflow, whose ranks have an image with it"
         raise PlatformError("PyTorch is not installed here", where=WHERE, remedy=remedy)
-    local = replace(request, train=train_rows.path, validation=validation.path, contract=contract.path)
     per_node = placement.ranks(placement.accelerators) if placement.ranks_per_node or placement.accelerators else 0
-    with _workplace(digest(local.argv())) as folder:
-        placed = replace(local, checkpoints=local.checkpoints or str(folder / "checkpoints"), output=str(folder / "output"))
+    with _workplace(identity) as folder:
+        placed = replace(request, checkpoints=request.checkpoints or str(folder / "checkpoints"), output=str(folder / "output"))
         finished = supervise.run(
             placed,
             per_node * placement.nodes,

@@ -47,7 +47,7 @@ class Workload:
     pod: PodOptions
     service_account: str = ""
     deadline_seconds: int = 0
-    image: str = images.TORCH
+    image: str = ""
 
     @classmethod
     def of(cls, request: Request, placement: Placement, metadata: Object) -> "Workload":
@@ -76,13 +76,14 @@ class Workload:
         labels = {QUEUE_LABEL: placement.queue} if placement.queue else {}
         return cls(
             metadata={**metadata, "labels": {**metadata.get("labels", {}), **labels}},
-            command=["python", "-m", NODE_COMMAND, *placed.argv()],
+            command=["python3", "-m", NODE_COMMAND, *placed.argv()],
             env=_merged(_store_env(), _own_env(pod.resources, ranks), _own_wishes(given.env)),
             nodes=placement.nodes,
             ranks_per_node=ranks,
             pod=pod,
             service_account=placement.service_account,
             deadline_seconds=_deadline(placement),
+            image=images.TORCH,
         )
 
     def with_shared_memory(self) -> "Workload":
