@@ -46,6 +46,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one connection's requests."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the client's acknowledgement of its head
     cluster: "FakeCluster"
 
     def log_message(self, *args: Any) -> None:
@@ -201,7 +202,10 @@ class Handler(BaseHTTPRequestHandler):
             found, version = objects.all_of(resource, request.namespace or None)
             chosen = [o for o in found if selected(o, request.query.get("labelSelector", ""), request.query.get("fieldSelector", ""))]
             head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version}
-            return {**head, "metadata": {"resourceVersion": str(version)}, "items": chosen}
+            start, limit = int(request.query.get("continue") or 0), int(request.query.get("limit") or 0)
+            page = chosen[start : start + limit] if limit else chosen[start:]
+            rest = {"continue": str(start + limit)} if limit and len(chosen) > start + limit else {}
+            return {**head, "metadata": {"resourceVersion": str(version), **rest}, "items": page}
         if request.verb == "create":
             return cluster.admit(resource, request.body, request.namespace, request.query.get("fieldValidation") == "Strict")
         if request.verb == "deletecollection":
