@@ -230,6 +230,8 @@ class FakeCluster:
         """Objects made from now on stand still; `kind` limits it to one."""
         for name in [self.resource(kind).kind] if kind else list(self._replays):
             self._replays.pop(name, None)
+        if not kind or self.resource(kind).kind == "Experiment":
+            self._outcome = None
 
     def log(self, pod: str, *lines: str, previous: bool = False) -> None:
         """Appends lines to a pod's log."""

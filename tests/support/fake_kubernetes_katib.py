@@ -93,8 +93,9 @@ class Katib:
         job = {"metadata": {"name": name, "labels": labels, "ownerReferences": [reference(trial)]}, "status": {"active": 1, "ready": 1}}
         made = self.cluster.create("jobs", job)
         on_pod = {**labels, "katib.kubeflow.org/trial": name, "batch.kubernetes.io/job-name": name}
-        container = self.spec["trialTemplate"].get("primaryContainerName", "training")
-        running = {"phase": "Running", "containerStatuses": [{"name": container, "restartCount": 0, "state": {"running": {"startedAt": now()}}}]}
+        containers = ("metrics-logger-and-collector", self.spec["trialTemplate"].get("primaryContainerName", "training"))
+        states = [{"name": c, "ready": True, "restartCount": 0, "state": {"running": {"startedAt": now()}}} for c in containers]
+        running = {"phase": "Running", "containerStatuses": states}
         pod = {"metadata": {"name": f"{name}-pod", "labels": on_pod, "ownerReferences": [reference(made)]}, "status": running}
         self.cluster.create("pods", pod)
         self.cluster.set_condition("trials", name, "Running", "TrialRunning", "Trial is running")
@@ -125,7 +126,9 @@ class Katib:
     def _pod_failed(self, pod: str) -> None:
         found = self.cluster.get("pods", pod)
         assert found is not None
-        ended = [{**c, "state": {"terminated": {"exitCode": 1, "reason": "Error"}}} for c in found["status"]["containerStatuses"]]
+        codes = (255, 1)  # the collector's, the trial's
+        states = zip(found["status"]["containerStatuses"], codes, strict=True)
+        ended = [{**c, "ready": False, "state": {"terminated": {"exitCode": code, "reason": "Error"}}} for c, code in states]
         self.cluster.set_status("pods", pod, phase="Failed", containerStatuses=ended)
 
     def _close(self, name: str, condition: str, reason: str, group: str) -> None:

@@ -60,6 +60,12 @@ def result(folder: Path, work: str = "work") -> dict:
     return {"digest": summary["metadata"]["digest"], "metrics": summary["metrics"]}
 
 
+def faulty(folder: Path, epochs: int = 3, **fault) -> dict:
+    """Arguments of `user_training`, with a fault that happens once."""
+    (folder / "faults.json").write_text(json.dumps(fault))
+    return {"epochs": epochs, "faults": str(folder / "faults.json")}
+
+
 class Supervisor:
     """A process of its own that trains; all that it starts bears its mark."""
 

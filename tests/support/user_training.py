@@ -1,5 +1,9 @@
-"""A user's training that does what a test asks of it, by `context.args`: {"epochs": 3, "rank": 1, "epoch": 2, "fault": "raise"}."""
+"""A user's training with the faults that a test writes to the file `context.args["faults"]`: {"rank": 1, "epoch": 2, "fault": "raise"}.
 
+A fault happens once. It is in a file, since other arguments would make it another training.
+"""
+
+import json
 import os
 import signal
 import time
@@ -35,14 +39,13 @@ def train(context):
 
 
 def fault(context, epoch: int) -> None:
-    if (context.args.get("rank", 0), context.args.get("epoch")) != (context.rank, epoch):
+    file = Path(context.args.get("faults", ""))
+    if not file.is_file():
         return
-    once = context.args.get("once")
-    if once:
-        if Path(once).exists():
-            return
-        Path(once).touch()
-    faults[context.args["fault"]]()
+    asked = json.loads(file.read_text())
+    if (asked.get("rank", 0), asked["epoch"]) == (context.rank, epoch):
+        file.unlink()
+        faults[asked["fault"]]()
 
 
 def stay() -> None:

@@ -6,7 +6,7 @@ labels, is active, and belongs to a Workflow that has ended, was told to termina
 with it. Nothing else is touched: not what is not ours, not what belongs to no Workflow (launched from a laptop), not what has
 finished, not what belongs to a Workflow that runs or that cannot be read.
 
-    python -m kfp_foundry.components.common.kube.janitor [--namespace NAME]... [--dry-run]
+    python -m kfp_foundry.components.common.kube.janitor [--namespace NAME]... [--rounds N --pause SECONDS] [--dry-run]
 
 Each object gets one line in the log. Exit code: 0 when everything is in order now, 1 when something could not be read or
 stopped; the next round tries again.
@@ -15,6 +15,7 @@ stopped; the next round tries again.
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -202,29 +203,37 @@ def _named(kind: Kind, obj: Object) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """One round over the given namespaces; returns the exit code.
+    """Some rounds over the given namespaces; returns the exit code, which is that of the last round.
 
     Args:
         args: The words of the command line; those of this process by default.
     """
     parser = argparse.ArgumentParser(prog="janitor", description="Stops what ended pipeline runs left behind.")
     parser.add_argument("--namespace", action="append", metavar="NAME", help="where to look; again for more (default: the own one)")
+    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="how often to look (default: once)")
+    parser.add_argument("--pause", type=float, default=25.0, metavar="SECONDS", help="between two rounds (default: 25)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be stopped, and stop nothing")
     options = parser.parse_args(args)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    failed = False
-    for namespace in options.namespace or [""]:
-        try:
-            cluster = Cluster.connect(namespace, outage_seconds=OUTAGE_SECONDS)
-            swept = sweep(cluster, dry_run=options.dry_run)
-        except FoundryError as error:
-            log.error("%s", error)
-            failed = True
-            continue
-        counts = f"{len(swept.stopped)} stopped, {len(swept.left)} left running, {len(swept.problems)} with problems"
-        log.info("namespace %s: %s", cluster.namespace, counts)
-        failed = failed or bool(swept.problems)
-    return 1 if failed else 0
+    well = True
+    for number in range(options.rounds):
+        if number:
+            time.sleep(options.pause)
+        well = all([_round(namespace, options.dry_run) for namespace in options.namespace or [""]])
+    return 0 if well else 1
+
+
+def _round(namespace: str, dry_run: bool) -> bool:
+    """One sweep over a namespace; says whether it is in order now."""
+    try:
+        cluster = Cluster.connect(namespace, outage_seconds=OUTAGE_SECONDS)
+        swept = sweep(cluster, dry_run=dry_run)
+    except FoundryError as error:
+        log.error("%s", error)
+        return False
+    counts = f"{len(swept.stopped)} stopped, {len(swept.left)} left running, {len(swept.problems)} with problems"
+    log.info("namespace %s: %s", cluster.namespace, counts)
+    return not swept.problems
 
 
 if __name__ == "__main__":
