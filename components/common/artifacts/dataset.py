@@ -70,13 +70,14 @@ class DatasetFolder:
         return pl.scan_parquet(sorted(self.path.glob("*.parquet")))
 
     @classmethod
-    def write(cls, artifact: Artifact | str | Path, rows: pl.LazyFrame, source: Artifact | str) -> "DatasetFolder":
+    def write(cls, artifact: Artifact | str | Path, rows: pl.LazyFrame, source: Artifact | str, empty: bool = False) -> "DatasetFolder":
         """Writes rows as a Dataset, streaming, and fills the artifact's metadata.
 
         Args:
             artifact: The output artifact, or a path.
             rows: The rows; their order is kept.
             source: Where they come from: a text, or the artifact they were made of.
+            empty: Whether there may be no row.
 
         Raises:
             DataError: There is no row.
@@ -87,7 +88,7 @@ class DatasetFolder:
         with new_folder(path) as draft:
             _sink(rows, draft / PART)
             facts = describe(draft, origin)
-            if facts.rows == 0:
+            if facts.rows == 0 and not empty:
                 raise DataError("no row is left to write", where=origin, remedy="check the filter and the source")
             write_json(draft / RECORD, asdict(facts))
         if not isinstance(artifact, (str, Path)):

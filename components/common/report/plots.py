@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 6.4, 3.6  # inches; the page scales figures to its width
 DASHED = (0, (4, 4))
+MARKS = ("o", "x", "s", "^", "D", "v")
 ROW = 0.3  # height of one bar, in inches
 Curve = tuple[ArrayLike, ArrayLike]
 
@@ -270,6 +271,94 @@ def matrix(values: ArrayLike, rows: Sequence[object], columns: Sequence[object],
         for spine in axes.spines.values():
             spine.set_visible(False)
     axes.tick_params(labelcolor=INK)
+    return fig
+
+
+def course(
+    points: Mapping[str, Curve], best: Curve, xlabel: str = "", ylabel: str = "", level: float | None = None, level_name: str = ""
+) -> "Figure":
+    """Points of several kinds in the order in which they came, and the best so far as a staircase.
+
+    Args:
+        points: Kind to x and y values.
+        best: x and y values of the staircase.
+        xlabel: What x is.
+        ylabel: What y is.
+        level: A value of y to draw as a dashed line, such as a goal.
+        level_name: What that is.
+    """
+    fig, axes = figure()
+    with house_style():
+        for colour, mark, (name, (x, y)) in zip(_colours(len(points)), MARKS, points.items(), strict=False):
+            axes.plot(np.asarray(x), np.asarray(y), mark, color=colour, markersize=5, alpha=0.8, label=name)
+        axes.step(np.asarray(best[0]), np.asarray(best[1]), where="post", color=SERIES[2], linewidth=1.8, label="best so far")
+        if level is not None:
+            axes.axhline(level, color=SOFT, linewidth=1.2, linestyle=DASHED, label=level_name)
+        axes.legend()
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+    return fig
+
+
+def parallel(axes_names: Sequence[str], ticks: Sequence[Mapping[float, str]], rows: ArrayLike, ranks: Sequence[float], chosen: int) -> "Figure":
+    """Parallel coordinates: one upright axis for each column, one line for each row.
+
+    Args:
+        axes_names: What each axis is, from left to right.
+        ticks: For each axis, place (0 at its foot, 1 at its head) to text.
+        rows: Places of each row on each axis, shape (rows, axes); NaN interrupts a line.
+        ranks: How strong each line is, 0 to 1, shape (rows,).
+        chosen: The row that stands out; -1 for none.
+    """
+    places, count = np.asarray(rows, dtype=float), len(axes_names)
+    fig, axes = figure(width=min(12.8, max(WIDTH, 1.45 * count)), height=HEIGHT + 0.4)
+    with house_style():
+        axes.grid(visible=False)
+        for row in sorted(range(len(places)), key=lambda row: (row == chosen, ranks[row])):
+            best = row == chosen
+            alpha = 1.0 if best else round(0.08 + 0.5 * float(ranks[row]), 3)
+            axes.plot(range(count), places[row], color=SERIES[1 if best else 0], alpha=alpha, linewidth=2.6 if best else 1.2)
+        for at, marks in enumerate(ticks):
+            axes.axvline(at, color=SOFT, linewidth=1)
+            for place, text in marks.items():
+                last = at == count - 1
+                axes.text(
+                    at + (-0.04 if last else 0.04), place, _short(text, 14), ha="right" if last else "left", va="center", fontsize=8.5, color=INK
+                )
+        axes.set_xticks(range(count), [_short(name, 22) for name in axes_names])
+        axes.set_yticks([])
+        axes.set(xlim=(-0.12, count - 1 + 0.12), ylim=(-0.06, 1.06))
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    axes.tick_params(axis="x", labelcolor=INK, labelsize=8.5)
+    return fig
+
+
+def spans(
+    rows: Sequence[int], starts: Sequence[float], lengths: Sequence[float], kinds: Sequence[str], xlabel: str = "", ylabel: str = ""
+) -> "Figure":
+    """Bars along a time axis, each in its row, coloured by kind.
+
+    Args:
+        rows: The row of each bar, from 0 on top.
+        starts: Where each begins.
+        lengths: How long each is.
+        kinds: What each is; kinds get their colours in order of appearance.
+        xlabel: The unit of time.
+        ylabel: What a row is.
+    """
+    count = max(rows, default=0) + 1
+    fig, axes = figure(height=max(1.7, min(HEIGHT + 1.4, 1.1 + 0.34 * count)))
+    with house_style():
+        for colour, kind in zip(_colours(len(set(kinds))), dict.fromkeys(kinds), strict=True):
+            own = [i for i, name in enumerate(kinds) if name == kind]
+            widths = [lengths[i] for i in own]
+            axes.barh([rows[i] for i in own], widths, left=[starts[i] for i in own], height=0.72, color=colour, alpha=0.75, label=kind)
+        axes.set_yticks([])
+        axes.grid(visible=False, axis="y")
+        axes.invert_yaxis()
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        if len(set(kinds)) > 1:
+            fig.legend(loc="outside upper right", ncols=len(set(kinds)))
     return fig
 
 
