@@ -162,7 +162,7 @@ class Context:
             weights = weights * self._factors[part.target]
         kind = torch.int64 if self.task is Task.MULTICLASS else torch.float32
         return Rows(
-            torch.from_numpy(self.plan.matrix(part.feed)).to(self.device, torch.float32),
-            torch.from_numpy(np.asarray(part.target)).to(self.device, kind),
-            torch.from_numpy(np.asarray(weights)).to(self.device, torch.float32),
+            torch.tensor(self.plan.matrix(part.feed), dtype=torch.float32, device=self.device),
+            torch.tensor(part.target, dtype=kind, device=self.device),
+            torch.tensor(weights, dtype=torch.float32, device=self.device),
         )

@@ -10,6 +10,7 @@ error is the error of the training. Nothing survives this process, whatever ends
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -143,6 +144,7 @@ def _clear(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for file in [*folder.glob("rank-*"), *folder.glob("torchrun*.log"), folder / DONE]:
             file.unlink(missing_ok=True)
+        shutil.rmtree(folder / "torchrun", ignore_errors=True)
     except OSError as error:
         raise unwritable(folder, error) from error
 
@@ -174,7 +176,8 @@ def _forks(request: Request, ranks: int, environment: Mapping[str, str]) -> dict
 
 
 def _torchrun(request: Request, ranks: int, restarts: int, environment: Mapping[str, str]) -> dict[str, forkserver.Command]:
-    words = ["--nnodes=1", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}", "--monitor-interval=0.2", "--role=rank "]
+    words = ["--nnodes=1", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}", "--monitor-interval=0.2"]
+    words += ["--role=rank ", "--tee=3", f"--log-dir={environment[FOLDER_VARIABLE]}/torchrun"]
     words += [f"--master-addr={LOOPBACK}", f"--master-port={_free_port()}", "-m", WORKER, *request.argv()]
     return {"torchrun": forkserver.Command([sys.executable, "-m", "torch.distributed.run", *words], environment, str(Path.cwd()), preloaded=False)}
 

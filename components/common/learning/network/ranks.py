@@ -20,8 +20,11 @@ from typing import Any, Literal, Self, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from kfp_foundry.components.common.errors import PlatformError, UserError, close_names
+from kfp_foundry.components.common.learning.network import meeting
 
 Strategy = Literal["auto", "ddp", "fsdp"]
 STRATEGIES = ("auto", "ddp", "fsdp")
@@ -258,13 +261,22 @@ def _number(name: str) -> int:
 
 
 def _meet(ranks: Ranks) -> None:
-    host, place = os.environ.get("MASTER_ADDR", ""), f"rank {ranks.rank} of {ranks.world}"
+    host, port, place = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", ""), f"rank {ranks.rank} of {ranks.world}"
     _await_name(host, time.monotonic() + JOIN_SECONDS, place)
     cuda = ranks.device.type == "cuda"
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_patience(), device_id=ranks.device if cuda else None)
-    except (RuntimeError, ValueError) as error:
-        reason, port = str(error).splitlines()[0], os.environ.get("MASTER_PORT", "")
+        store = next(rendezvous("env://", ranks.rank, ranks.world, timeout=_patience()))[0]
+        attempt = PrefixStore(meeting.meet(store, ranks.rank, ranks.world, _patience().total_seconds()), store)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=attempt,
+            rank=ranks.rank,
+            world_size=ranks.world,
+            timeout=_patience(),
+            device_id=ranks.device if cuda else None,
+        )
+    except (RuntimeError, ValueError, TimeoutError) as error:
+        reason = str(error).splitlines()[0]
         remedy = "look at the logs of the other ranks: one of them did not start, or a network policy stands between them"
         raise PlatformError(f"the ranks did not meet at {host}:{port}: {reason}", where=place, remedy=remedy) from error
 
