@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 OUTAGE_SECONDS = 600.0
+LEAST_ATTEMPTS = 2  # a connection that was kept may turn out to be dead
 FIRST_WAIT = 0.5  # seconds; doubled with each attempt
 LONGEST_WAIT = 30.0
 CONNECT_SECONDS = 5.0
@@ -70,7 +71,7 @@ class Cluster:
         return cls(credentials.find(kubeconfig), namespace, outage_seconds)
 
     def impatient(self) -> "Cluster":
-        """The same cluster for calls that are tried once: where something better than waiting can be done."""
+        """The same cluster for calls that are tried twice at most: where something better than waiting can be done."""
         twin = copy.copy(self)
         twin.outage_seconds = 0.0
         return twin
@@ -201,7 +202,8 @@ class Cluster:
         One attempt only: a follower goes on by itself (see `logs`).
 
         Raises:
-            PlatformError: No such pod, it has not started, no right, or no answer.
+            PlatformError: No such pod, it has not started, or no right.
+            OSError: No answer, or the connection ended before the log.
         """
         query = _log_query(container, 0, since, timestamps=True, follow=True)
         attempt = self._attempt("get", POD, pod, "log")
@@ -210,9 +212,9 @@ class Cluster:
                 "GET", self._path(POD, pod, "log"), query=query, body=None, timeout=_timeout(silence_seconds), stream=True
             )
         except Refused as refusal:
+            if refusal.answer.status in TRANSIENT:
+                raise ConnectionError(str(refusal)) from None
             raise explained(attempt, refusal.answer) from None
-        except OSError as error:
-            raise PlatformError(f"cannot {attempt}: {error}", where=attempt.where, remedy="try again") from error
         try:
             yield _lines(response)
         finally:
@@ -321,7 +323,7 @@ class Cluster:
 
         retry = tenacity.Retrying(
             retry=tenacity.retry_if_exception(passes),
-            stop=tenacity.stop_after_delay(self.outage_seconds),
+            stop=tenacity.stop_all(tenacity.stop_after_delay(self.outage_seconds), tenacity.stop_after_attempt(LEAST_ATTEMPTS)),
             wait=_wait,
             before_sleep=tell,
             reraise=True,

@@ -30,6 +30,7 @@ from kfp_foundry.components.common.kube.pod_status import has_started, stuck_at
 from kfp_foundry.components.common.kube.queueing import Clock, Limits, why_waiting
 
 How = Literal["created", "adopted", "reused", "recreated"]
+FAILURE_GRACE_SECONDS = 3.0  # for the last lines; after a deadline the pods write on while they are being ended
 SPEC = "kfp-foundry.io/spec"  # annotation: digest of the spec that an object was made from
 
 log = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ class _Launch:
 
     def _failure(self, obj: Object, follower: Follower | None) -> RemoteFailure:
         if follower:
-            follower.close()
+            follower.close(FAILURE_GRACE_SECONDS)
         error = failed(self.cluster, self.kind, collect(self.cluster, self.kind, obj, follower), "failed")
         if not self.keep_failed:
             self._delete()

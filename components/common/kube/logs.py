@@ -134,6 +134,8 @@ class Follower:
         Args:
             grace_seconds: How long the logs of pods that still run are waited for.
         """
+        if self._given_up.is_set():
+            return
         self._closing.set()
         until = time.monotonic() + grace_seconds
         self._watcher.join(grace_seconds)
@@ -200,7 +202,7 @@ class Follower:
         name, uid, place, pause = pod["metadata"]["name"], pod["metadata"]["uid"], Place(), FIRST_PAUSE
         current: Object | None = pod
         while not self._given_up.is_set():
-            was_over = current is None or _is_over(current)
+            was_over = _is_over(current)
             before = place.since
             place.resume()
             broken = self._read_connection(pod, place)
@@ -209,13 +211,13 @@ class Follower:
             pause = FIRST_PAUSE if place.since != before else min(LONGEST_PAUSE, pause * 2)
             try:
                 current = self._cluster.get(POD, name)
-            except FoundryError:
-                current = pod  # asked again in the next round
+            except FoundryError as error:
+                log.debug("pod %s: %s", name, error)
             else:
                 if current is None or current["metadata"]["uid"] != uid:
                     return
                 self._remember(current)
-            if not _is_over(current):
+            if broken or not _is_over(current):
                 self._given_up.wait(pause)
 
     def _read_connection(self, pod: Object, place: Place) -> bool:
@@ -231,7 +233,7 @@ class Follower:
                         self._deliver(pod, text)
         except FoundryError as error:
             self._tell_once(f"cannot read the log of pod {name} now: {error}")
-            return True
+            return not self._closing.is_set()  # a final refusal: nothing to wait for at the end
         except OSError as error:
             log.debug("log of pod %s: %s", name, error)
             return True
@@ -254,6 +256,6 @@ class Follower:
         log.warning("%s", what)
 
 
-def _is_over(pod: Object) -> bool:
+def _is_over(pod: Object | None) -> bool:
     """Whether nothing more will be written."""
-    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+    return pod is None or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
