@@ -128,8 +128,8 @@ class Katib:
         code = run_container(container_of(job), file)
         text = file.read_text()
         self.cluster.log(pod, *(f"I1121 17:00:00.000000      15 main.go:143] {line}" for line in text.splitlines()))
-        ended = [{"name": each, "state": {"terminated": {"exitCode": exit, "reason": "Error" if exit else "Completed"}}} for each, exit in
-                 (("trial", code), (COLLECTOR, 255 if code else 0))]  # fmt: skip
+        codes = {"trial": code, COLLECTOR: 255 if code else 0}
+        ended = [{"name": each, "state": {"terminated": {"exitCode": its, "reason": "Error" if its else "Completed"}}} for each, its in codes.items()]
         self.cluster.set_status("pods", pod, phase="Failed" if code else "Succeeded", containerStatuses=ended)
         objective = experiment["spec"]["objective"]
         metrics = collected(text, [objective["objectiveMetricName"], *objective.get("additionalMetricNames", [])])
@@ -150,9 +150,9 @@ class Katib:
             }
             return "trialsFailed", {**told, "status": "True"}
         if objective["latest"] == "unavailable":
-            told = {"type": "MetricsUnavailable", "reason": "MetricsUnavailable", "message": "Metrics are not available"}
-            return "trialMetricsUnavailable", {**told, "status": "True"}
-        return "trialsSucceeded", {"type": "Succeeded", "reason": "TrialSucceeded", "message": "Trial has succeeded", "status": "True"}
+            lost = {"type": "MetricsUnavailable", "status": "True", "reason": "MetricsUnavailable", "message": "Metrics are not available"}
+            return "trialMetricsUnavailable", lost
+        return "trialsSucceeded", {"type": "Succeeded", "status": "True", "reason": "TrialSucceeded", "message": "Trial has succeeded"}
 
     def _better(self, best: dict[str, Any], trial: dict[str, Any], objective: dict[str, Any]) -> dict[str, Any]:
         extreme, sign = ("max", -1) if objective["type"] == "maximize" else ("min", 1)

@@ -127,10 +127,11 @@ def trials(found: Objects, search: Search, follower: Follower) -> list[Trial]:
         state = state_of(obj)
         if state is None:
             continue
-        pod = pods.get(obj["metadata"]["name"])
-        message = (
-            words_of(obj, pod, follower.tail(pod["metadata"]["name"]) if pod else []) if state in (State.FAILED, State.METRICS_UNAVAILABLE) else ""
-        )
+        pod, message = pods.get(obj["metadata"]["name"]), ""
+        if state is State.FAILED:
+            message = words_of(obj, pod, follower.tail(pod["metadata"]["name"]) if pod else [])
+        elif state is State.METRICS_UNAVAILABLE:
+            message = f"it ended well and reported no {search.metric}"
         read.append(_trial(number, state, obj, search, message))
     return read
 
