@@ -1,5 +1,6 @@
 """Writing files and folders so that a reader sees the whole thing or nothing."""
 
+import errno
 import hashlib
 import json
 import os
@@ -71,7 +72,8 @@ def write_json(path: str | Path, value: Any) -> None:
 
 def unwritable(path: Path, error: OSError) -> PlatformError:
     """The error for a place that cannot be written."""
-    remedy = "free some space or choose another disk" if error.errno == 28 else "choose a folder that you may write to"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    remedy = "free some space or choose another disk" if full else "choose a folder that you may write to"
     return PlatformError(f"cannot be written: {error.strerror}", where=str(path), remedy=remedy)
 
 

@@ -30,19 +30,15 @@ def fit(job: Job) -> Fitted:
 def describe(job: Job) -> NetworkJob:
     """The job in the network's terms: codes and positions in place of the matrix."""
     settings = Settings.read(job.params)
-    matrix, categories = job.train.matrix, len(job.categorical)
-    widths = tuple(int(np.nanmax(matrix[:, column], initial=0.0)) + 1 for column in range(categories))
-    sample, numbers = spread(len(matrix)), range(categories, matrix.shape[1])
-    gaps = [bool(np.isnan(matrix[:, column]).any()) for column in numbers]
-    layout = Layout(widths, Numbers.fit([matrix[sample, column] for column in numbers], gaps, settings.bins))
-    target = job.train.target[sample].astype(np.float64) if job.task is Task.REGRESSION else None
+    target = job.train.target[spread(len(job.train))].astype(np.float64) if job.task is Task.REGRESSION else None
     centre, unit = scale(target)
+    layout, train_rows, validation_rows = _tables(job, settings.bins, centre, unit)
     return NetworkJob(
         task=job.task,
         classes=job.classes,
         layout=layout,
-        train=encode(job.train, layout, job.task, centre, unit),
-        validation=encode(job.validation, layout, job.task, centre, unit),
+        train=train_rows,
+        validation=validation_rows,
         settings=settings.with_patience(patience(settings, job.early_stopping_rounds)),
         centre=centre,
         unit=unit,
@@ -50,6 +46,25 @@ def describe(job: Job) -> NetworkJob:
         seed=job.seed,
         threads=job.threads,
     )
+
+
+def _tables(job: Job, bins: int, centre: float, unit: float) -> tuple[Layout, Table, Table]:
+    """The encoded rows; those of an earlier fit on the same rows where that cut the numbers into as many intervals."""
+    key = ("residual_mlp", bins)
+    if job.shared is not None and key in job.shared:
+        kept: tuple[Layout, Table, Table] = job.shared[key]
+        return kept
+    matrix, categories = job.train.matrix, len(job.categorical)
+    widths = tuple(int(np.nanmax(matrix[:, column], initial=0.0)) + 1 for column in range(categories))
+    sample, numbers = spread(len(matrix)), range(categories, matrix.shape[1])
+    gaps = [bool(np.isnan(matrix[:, column]).any()) for column in numbers]
+    layout = Layout(widths, Numbers.fit([matrix[sample, column] for column in numbers], gaps, bins))
+    made = layout, encode(job.train, layout, job.task, centre, unit), encode(job.validation, layout, job.task, centre, unit)
+    if job.shared is not None:
+        for other in [other for other in job.shared if other[0] == "residual_mlp"]:
+            del job.shared[other]  # one is kept: a table is half as large as the matrix
+        job.shared[key] = made
+    return made
 
 
 def patience(settings: Settings, early_stopping_rounds: int) -> int:

@@ -184,6 +184,8 @@ class Checkpoints:
         if self.mirror is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.mirror.pull(self.folder)
+        for place in self.folder.glob(".step-*.tmp"):  # of a process that was killed
+            shutil.rmtree(place, ignore_errors=True)
         for place in reversed(self._steps()):
             try:
                 state = _read(place)

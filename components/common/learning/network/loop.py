@@ -17,7 +17,7 @@ from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.learning.learner import Fitted
 from kfp_foundry.components.common.learning.network import emit, standing
-from kfp_foundry.components.common.learning.network.batches import Batches, plan_batches
+from kfp_foundry.components.common.learning.network.batches import Batches, fits, plan_batches
 from kfp_foundry.components.common.learning.network.checkpoint import Checkpoints, State
 from kfp_foundry.components.common.learning.network.job import Epoch, NetworkJob, Report
 from kfp_foundry.components.common.learning.network.model import Network
@@ -116,7 +116,8 @@ class _Loop:
         self.step = Step(job, self.module, optimizer, device, settings.epochs * self.steps)
         torch.manual_seed(job.seed + 1 + ranks.rank)  # what is left out differs from rank to rank
         self.batches = Batches(job.train.cells, device, share, job.seed, ranks.rank)
-        self.held = torch.from_numpy(job.validation.cells) if len(job.validation) else None
+        held = torch.from_numpy(job.validation.cells)
+        self.held = (held.to(device) if fits(held, device) else held) if len(held) else None
         self.best = [parameter.detach().clone() for parameter in network.parameters()]
         self.every_steps = int(ranks.broadcast(-1 if checkpoints is None else checkpoints.every_steps))  # -1: nothing is kept
         self.resume()

@@ -15,6 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 SAMPLE = 1_000_000  # rows at most that the intervals are found on
+LARGE = 1e100  # numbers above it are divided by a power of two first
+NARROW = 1e-300  # an interval narrower than this has no inside that float64 can tell
 
 
 class Numbers(BaseModel):
@@ -60,14 +62,18 @@ class Numbers(BaseModel):
 
     def units(self) -> list[float]:
         """Per column a power of two by which value and edges are divided first, so that no difference of two overflows."""
-        return [float(2.0 ** np.ceil(np.log2(reach))) if (reach := max(map(abs, edges), default=0.0)) > 1e100 else 1.0 for edges in self.edges]
+        return [_unit(edges) for edges in self.edges]
 
     def positions(self, column: int, values: np.ndarray) -> np.ndarray:
         """Positions [rows], float64, of a column's values [rows]; NaN stays NaN."""
-        edges, unit = np.array(self.edges[column]), self.units()[column]
+        unit = self.units()[column]
+        edges, scaled = np.array(self.edges[column]) / unit, values / unit
         if len(edges) < 2:
             return np.where(np.isnan(values), np.nan, 0.0)
-        return np.interp(values / unit, edges / unit, np.arange(len(edges), dtype=np.float64))
+        interval = np.clip(np.searchsorted(edges, scaled, side="right") - 1, 0, len(edges) - 2)
+        low = edges[interval]
+        with np.errstate(over="ignore"):
+            return np.asarray(interval + np.clip((scaled - low) / (edges[interval + 1] - low), 0.0, 1.0))
 
     def filled(self) -> list[float]:
         """Per column the position that stands for a missing value."""
@@ -83,4 +89,11 @@ def _edges(values: np.ndarray, bins: int) -> list[float]:
     distinct = np.unique(values)
     if len(distinct) > bins + 1:
         distinct = np.unique(np.quantile(values, np.linspace(0.0, 1.0, bins + 1), method="inverted_cdf"))
-    return [float(value) for value in distinct]
+    edges = [float(value) for value in distinct]
+    wide = np.diff(distinct / _unit(edges)) > NARROW
+    return edges[:1] + [edge for edge, there in zip(edges[1:], wide, strict=True) if there]
+
+
+def _unit(edges: list[float]) -> float:
+    reach = max(map(abs, edges), default=0.0)
+    return float(2.0 ** np.floor(np.log2(reach))) if reach > LARGE else 1.0
