@@ -310,7 +310,7 @@ def parallel(axes_names: Sequence[str], ticks: Sequence[Mapping[float, str]], ro
         chosen: The row that stands out; -1 for none.
     """
     places, count = np.asarray(rows, dtype=float), len(axes_names)
-    fig, axes = figure(width=min(12.8, max(WIDTH, 1.45 * count)), height=HEIGHT + 0.4)
+    fig, axes = figure(width=min(14.0, max(2 * WIDTH, 1.5 * count)), height=HEIGHT + 0.4)
     with house_style():
         axes.grid(visible=False)
         for row in sorted(range(len(places)), key=lambda row: (row == chosen, ranks[row])):

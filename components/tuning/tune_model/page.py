@@ -57,7 +57,7 @@ def page(study: Study, search: Search, about: About) -> Report:
     _summary(report, study, search)
     report.text(f"{about.measured} {about.engine} {about.tracking}")
     if study.best is not None:
-        report.section("Best parameters", "With those that were fixed, ready for `train_model`: a model trained with them has this very metric.")
+        report.section("Best parameters", "With those that were fixed, ready for a training: its model will have this very metric.")
         rows = [{"parameter": name, "value": _shown(value), "from": _origin(name, search)} for name, value in about.params.items()]
         report.table(rows, status="")
     _course(report, study, search)
@@ -122,7 +122,8 @@ def _course(report: Report, study: Study, search: Search) -> None:
     report.figure(figure, "Value of each trial", "Value of each trial and the best so far", f"{search.direction.capitalize()}d: {_towards(search)}.")
     curves = {f"trial {trial.number}": (range(1, len(trial.reports) + 1), trial.reports) for trial in _leaders(study, 5) if len(trial.reports) > 2}
     if curves:
-        report.figure(plots.lines(curves, "report", search.metric), "Reports while the best five trained", "Reports of the best trials")
+        note = "The last point of a line is the finished model, cut back to its best round where it ends early."
+        report.figure(plots.lines(curves, "report", search.metric), "The best five while they trained", "Reports of the best trials", note)
 
 
 def _towards(search: Search) -> str:
