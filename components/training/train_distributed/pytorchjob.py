@@ -3,7 +3,7 @@
 There is no runtime to stand on: shared memory, the security context and the restart rules stand in the job itself.
 """
 
-from typing import Any
+import copy
 
 from kfp_foundry.components.common.kube.kinds import PYTORCHJOB, Object
 from kfp_foundry.components.training.train_distributed.workload import Workload
@@ -19,15 +19,18 @@ def render(work: Workload) -> Object:
     With the restart policy ExitCode the operator starts a pod anew when it ended with 128 or more (killed, or `node.PASSING`),
     and fails the job for a smaller code.
     """
-    replica: Object = {"restartPolicy": "ExitCode", "template": {"spec": _pod(work)}}
-    replicas: dict[str, Any] = {"Master": {"replicas": 1, **replica}}
+    replicas = {"Master": _replica(work, 1)}
     if work.nodes > 1:
-        replicas["Worker"] = {"replicas": work.nodes - 1, **replica}
+        replicas["Worker"] = _replica(work, work.nodes - 1)
     policy: Object = {"backoffLimit": ATTEMPTS, "cleanPodPolicy": "None"}
     if work.deadline_seconds:
         policy["activeDeadlineSeconds"] = work.deadline_seconds
     spec = {"nprocPerNode": str(work.ranks_per_node), "runPolicy": policy, "pytorchReplicaSpecs": replicas}
     return {"apiVersion": PYTORCHJOB.api_version, "kind": PYTORCHJOB.kind, "metadata": work.metadata, "spec": spec}
+
+
+def _replica(work: Workload, count: int) -> Object:
+    return {"replicas": count, "restartPolicy": "ExitCode", "template": {"spec": _pod(work)}}
 
 
 def _pod(work: Workload) -> Object:
@@ -51,4 +54,4 @@ def _pod(work: Workload) -> Object:
         "volumes": shared.volumes,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
     }
-    return {name: value for name, value in wanted.items() if value}
+    return copy.deepcopy({name: value for name, value in wanted.items() if value})  # master and workers share no list
