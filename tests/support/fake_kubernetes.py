@@ -13,9 +13,11 @@ test sets their status.
 """
 
 import json
+import random
 import shutil
 import tempfile
 import threading
+import time
 import uuid
 from datetime import UTC, datetime
 from http.server import ThreadingHTTPServer
@@ -57,6 +59,7 @@ class FakeCluster:
         self.closed = threading.Event()
         self.token = uuid.uuid4().hex
         self.rules: list[dict[str, Any]] | None = None
+        self.away_until = 0.0
         self.streams = 0  # counts how often all streams were cut
         self._denied: set[tuple[str, str]] = set()
         self._replays: dict[str, list[tuple[str, float, dict[str, list[str]]]]] = {}
@@ -266,6 +269,15 @@ class FakeCluster:
     def slow(self, verb: str, seconds: float, times: int = 1, *, plural: str = "") -> None:
         """The next requests wait before they are carried out."""
         self.faults.add(Fault(verb, plural, times, seconds=seconds))
+
+    def storm(self, share: float, seed: int = 1) -> None:
+        """From now on that share of all requests meets a passing fault: a refusal, a lost connection or answer, a wait."""
+        self.faults.share, self.faults.dice = share, random.Random(seed)
+
+    def away(self, seconds: float) -> None:
+        """The server is gone for some seconds: no request is answered, and every stream breaks off."""
+        self.away_until = time.monotonic() + seconds
+        self.cut_streams()
 
     def deny(self, verb: str, plural: str) -> None:
         """The account loses a right: `deny("create", "trainjobs")`."""

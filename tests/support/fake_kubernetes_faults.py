@@ -1,5 +1,6 @@
 """What goes wrong at the fake API server, when a test says so."""
 
+import random
 import threading
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,8 @@ class Faults:
     """The faults that are still to come, in order."""
 
     pending: list[Fault] = field(default_factory=list)
+    dice: random.Random | None = None
+    share: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, fault: Fault) -> None:
@@ -88,8 +91,19 @@ class Faults:
                 if fault.times > 0 and fault.verb in ("*", verb) and fault.plural in ("", plural):
                     fault.times -= 1
                     return fault
+            if self.dice and self.dice.random() < self.share:
+                return self._thrown(verb, plural, self.dice)
         return None
+
+    @staticmethod
+    def _thrown(verb: str, plural: str, dice: random.Random) -> Fault:
+        """Something that passes: what an API server does while it is overloaded or upgraded."""
+        what = dice.choice([408, 429, 500, 502, 503, 504, "before", "after", "slow"])
+        if isinstance(what, int):
+            return Fault(verb, plural, 0, Answer(what, retry_after=0.05 if what == 429 else None))
+        return Fault(verb, plural, 0, seconds=0.2) if what == "slow" else Fault(verb, plural, 0, drop=what)
 
     def clear(self) -> None:
         with self.lock:
             self.pending.clear()
+            self.dice = None

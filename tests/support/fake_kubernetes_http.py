@@ -75,6 +75,8 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self, request: Request) -> None:
         resource = self._route(request)
         self.cluster.requests.append(request)
+        if time.monotonic() < self.cluster.away_until:
+            raise Dropped
         fault = self.cluster.faults.take(request.verb, request.resource)
         if fault:
             time.sleep(fault.seconds)

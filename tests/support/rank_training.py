@@ -48,7 +48,7 @@ def train(folder: Path, ranks: int = 1, module: str = "", args: dict | None = No
     """Trains to the end; gives the digest, the metrics, and the lines that the ranks wrote."""
     from kfp_foundry.components.training.train_distributed import supervise
 
-    os.environ["PYTHONPATH"] = str(SUPPORT)
+    os.environ["PYTHONPATH"] = _path()
     lines: list[str] = []
     asked = request(folder, module, args, work, **options)
     finished = supervise.run(asked, ranks, folder=folder / work / "ranks", on_line=lambda name, line: lines.append(f"[{name}] {line}"), **(how or {}))
@@ -73,7 +73,7 @@ class Supervisor:
         self.mark = f"TEST_TRAINING={uuid.uuid4().hex}"
         name, _, value = self.mark.partition("=")
         words = [str(folder), str(ranks), *([module, json.dumps(args or {})] if module else [])]
-        environment = {**os.environ, **env, name: value, "PYTHONPATH": str(SUPPORT)}
+        environment = {**os.environ, **env, name: value, "PYTHONPATH": _path()}
         self.log = folder / "supervisor.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen([sys.executable, __file__, *words], stdout=log, stderr=subprocess.STDOUT, env=environment)
@@ -100,6 +100,11 @@ def until(what: Callable[[], object], seconds: float = 60.0) -> object:
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
     return found
+
+
+def _path() -> str:
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(dict.fromkeys([str(SUPPORT), *filter(None, given)]))
 
 
 def _processes() -> Iterable[int]:
