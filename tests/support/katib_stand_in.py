@@ -47,7 +47,8 @@ def run_container(container: dict[str, Any], file: Path, **more: str) -> int:
     """Runs a container's command here, as Katib's webhook wraps it; what it writes is in the file."""
     words = " ".join([*container["command"], *container.get("args", []), f"1>{file} 2>&1"])
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {**environment_of(container), "HOME": os.environ.get("HOME", "/tmp"), "PATH": path, "OMP_NUM_THREADS": "2", **more}
+    mounted = {name: os.environ[name] for name in ("KFP_FOUNDRY_PVC_ROOT",) if name in os.environ}
+    environment = {**environment_of(container), **mounted, "HOME": os.environ.get("HOME", "/tmp"), "PATH": path, "OMP_NUM_THREADS": "2", **more}
     return subprocess.run(["sh", "-c", f"{words} && echo completed > {file.with_suffix('.pid')}"], env=environment, check=False).returncode
 
 
@@ -155,10 +156,11 @@ class Katib:
         return "trialsSucceeded", {"type": "Succeeded", "status": "True", "reason": "TrialSucceeded", "message": "Trial has succeeded"}
 
     def _better(self, best: dict[str, Any], trial: dict[str, Any], objective: dict[str, Any]) -> dict[str, Any]:
-        extreme, sign = ("max", -1) if objective["type"] == "maximize" else ("min", 1)
+        strategies = {each["name"]: each["value"] for each in objective["metricStrategies"]}
+        chosen, sign = strategies[objective["objectiveMetricName"]], -1 if objective["type"] == "maximize" else 1
 
         def value(observation: dict[str, Any]) -> float:
-            return sign * float(next(m[extreme] for m in observation["metrics"] if m["name"] == objective["objectiveMetricName"]))
+            return sign * float(next(m[chosen] for m in observation["metrics"] if m["name"] == objective["objectiveMetricName"]))
 
         observation = trial["status"]["observation"]
         if best and value(best["observation"]) <= value(observation):

@@ -4,6 +4,7 @@ import re
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -63,14 +64,21 @@ def cluster(fake_cluster, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tables(flights, flights_contract, tmp_path_factory) -> dict[str, str]:
-    """Two Datasets and a contract on this machine, as addresses."""
-    folder = tmp_path_factory.mktemp("tables")
+def claim(flights, flights_contract, tmp_path_factory) -> Path:
+    """A mounted volume claim with two Datasets and a contract."""
+    folder = tmp_path_factory.mktemp("mounts") / "data"
     cut = int(flights.height * 0.8)
     DatasetFolder.write(folder / "train", flights[:cut].lazy(), source="test")
     DatasetFolder.write(folder / "validation", flights[cut:].lazy(), source="test")
-    (folder / "contract.yaml").write_text(flights_contract.dump())
-    return {"train": f"{folder}/train", "validation": f"file://{folder}/validation", "contract": f"{folder}/contract.yaml"}
+    flights_contract.save(folder / "contract.yaml")
+    return folder
+
+
+@pytest.fixture
+def tables(claim, monkeypatch) -> dict[str, str]:
+    """The same as addresses."""
+    monkeypatch.setenv("KFP_FOUNDRY_PVC_ROOT", str(claim.parent))
+    return {"train": "pvc://data/train", "validation": "pvc://data/validation", "contract": "pvc://data/contract.yaml"}
 
 
 # -- rendering
@@ -106,7 +114,7 @@ def test_a_search_is_said_in_katibs_words():
     assert spec["objective"] == {
         "type": "minimize",
         "objectiveMetricName": "log_loss",
-        "metricStrategies": [{"name": "log_loss", "value": "min"}, {"name": "auc", "value": "latest"}],
+        "metricStrategies": [{"name": "log_loss", "value": "latest"}, {"name": "auc", "value": "latest"}],
         "goal": 0.45,
         "additionalMetricNames": ["auc"],
     }
@@ -364,7 +372,7 @@ def tune(cluster, tables=None, search=None, **more):
     return katib.tune(cluster, TASK, template(search, **(tables or {})), pace=PACE, **more)
 
 
-def test_real_trials_become_a_study_with_the_values_that_the_training_has_here(cluster, fake_cluster, tables, tmp_path, caplog):
+def test_real_trials_become_a_study_with_the_values_that_the_training_has_here(cluster, fake_cluster, tables, claim, tmp_path, caplog):
     caplog.set_level("INFO")
     with Katib(fake_cluster, VALUES, tmp_path):
         study = tune(cluster, tables)
@@ -375,7 +383,7 @@ def test_real_trials_become_a_study_with_the_values_that_the_training_has_here(c
     ]
     assert study.winner().number == 1
     assert study.winner().value == min(each.value for each in study.trials)
-    paths = {name: address.removeprefix("file://") for name, address in tables.items()}
+    paths = {"train": str(claim / "train"), "validation": str(claim / "validation"), "contract": str(claim / "contract.yaml")}
     here = objective.load(**paths, options=template().given.options, metric="log_loss").value(study.winner().params, print)
     assert (study.winner().value, study.winner().metrics["auc"]) == (here["log_loss"], here["auc"])
     assert all(each.started > 1e9 for each in study.trials)
@@ -528,6 +536,12 @@ def test_what_katib_would_ignore_is_logged(cluster, fake_cluster, caplog):
     finished(fake_cluster, "Succeeded", {"a": ended("Succeeded", "0.4"), "b": ended("Succeeded", "0.3")}, currentOptimalTrial=BEST)
     tune(cluster, search=search_of(algorithm="sobol"))
     assert "on Katib: num_leaves: Katib's sobol ignores log" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "contract"])
+def test_data_that_only_this_machine_has_are_refused(name, cluster):
+    with pytest.raises(UserError, match=r"/data/mine is on this machine, and trials run on others; keep the pipeline's artifacts in an object store"):
+        katib.tune(cluster, TASK, template(**{name: "/data/mine"}))
 
 
 # -- what a failed trial said

@@ -20,6 +20,7 @@ from kfp_foundry.components.tuning.tune_model.space import Parameter, text
 MODULE = "kfp_foundry.components.tuning.tune_model.trial"
 CONTAINER = "trial"
 GRACE_SECONDS = 5  # a shell stands between the kubelet and Python, and passes no signal on
+STRATEGY = "latest"
 TYPES = {"int": "int", "float": "double", "categorical": "categorical"}
 
 
@@ -132,14 +133,13 @@ def _objective(search: Search) -> Object:
     objective: Object = {
         "type": search.direction,
         "objectiveMetricName": search.metric,
-        # The best value that a trial reports, not its last.
-        "metricStrategies": [{"name": search.metric, "value": "max" if search.direction == "maximize" else "min"}],
+        # The last value that a trial reports is that of the finished model; Katib's own default is the best.
+        "metricStrategies": [{"name": name, "value": STRATEGY} for name in (search.metric, *search.additional_metrics)],
     }
     if search.goal is not None:
         objective["goal"] = search.goal
     if search.additional_metrics:
         objective["additionalMetricNames"] = list(search.additional_metrics)
-        objective["metricStrategies"] += [{"name": name, "value": "latest"} for name in search.additional_metrics]
     return objective
 
 

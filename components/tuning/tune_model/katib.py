@@ -21,7 +21,8 @@ from kfp_foundry.components.common.kube.launcher import Pace, launch
 from kfp_foundry.components.common.kube.logs import Follower, LogSource
 from kfp_foundry.components.common.kube.queueing import Limits
 from kfp_foundry.components.common.kube.task import Task
-from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate, parallel, render
+from kfp_foundry.components.tuning.tune_model.experiment import STRATEGY, TrialTemplate, parallel, render
+from kfp_foundry.components.tuning.tune_model.given import Given
 from kfp_foundry.components.tuning.tune_model.search import Search, portability
 from kfp_foundry.components.tuning.tune_model.study import Reason, State, Study, Trial, conclude
 
@@ -86,11 +87,13 @@ def tune(cluster: Cluster, task: Task, trial: TrialTemplate, *, limits: Limits |
 
 
 def check(cluster: Cluster, trial: TrialTemplate) -> None:
-    """Refuses what would hang or fail later: a namespace that Katib does not look after, TrainJobs without a Trainer.
+    """Refuses what would hang or fail later: a namespace that Katib does not look after, TrainJobs without a Trainer, data on this machine.
 
     Raises:
-        PlatformError: One of these.
+        UserError: The data cannot be read by a pod.
+        PlatformError: Something is missing on the cluster.
     """
+    _reachable(trial.given)
     if not cluster.served(EXPERIMENT):
         remedy = f"install {EXPERIMENT.comes_with}, or use target=local"
         raise PlatformError(
@@ -110,6 +113,15 @@ def check(cluster: Cluster, trial: TrialTemplate) -> None:
             where=f"namespace {cluster.namespace}",
             remedy=f"run: kubectl label namespace {cluster.namespace} {INJECTION}=enabled --overwrite",
         )
+
+
+def _reachable(given: Given) -> None:
+    from kfp_foundry.components.common import store
+
+    for address in (given.train, given.validation, given.contract):
+        if address and "\n" not in address and not address.startswith("sample://") and not store.is_shared(address):
+            remedy = "keep the pipeline's artifacts in an object store (a pipeline root such as s3:// or minio://), or use target=local"
+            raise UserError(f"{address} is on this machine, and trials run on others", where="tuning", remedy=remedy)
 
 
 def trials(found: Objects, search: Search, follower: Follower) -> list[Trial]:
@@ -189,8 +201,6 @@ def words_of(obj: Object, pod: Object | None, tail: list[str]) -> str:
 def _trial(number: int, state: State, obj: Object, search: Search, message: str) -> Trial:
     status = obj.get("status") or {}
     metrics = {metric["name"]: metric for metric in (status.get("observation") or {}).get("metrics") or []}
-    objective = metrics.get(search.metric, {})
-    value = _number(objective.get("max" if search.direction == "maximize" else "min"))
     assigned = {entry["name"]: entry["value"] for entry in (obj.get("spec") or {}).get("parameterAssignments") or []}
     try:
         params = dict(search.typed(assigned)) if assigned else {}
@@ -198,12 +208,12 @@ def _trial(number: int, state: State, obj: Object, search: Search, message: str)
         log.warning("trial %s: %s", obj["metadata"]["name"], error)
         params = assigned
     started, ended = _seconds(status.get("startTime")), _seconds(status.get("completionTime"))
-    others = {name: _number(metric.get("latest")) for name, metric in metrics.items() if name != search.metric}
+    others = {name: _number(metric.get(STRATEGY)) for name, metric in metrics.items() if name != search.metric}
     return Trial(
         number=number,
         state=state,
         params=params,
-        value=value,
+        value=_number(metrics.get(search.metric, {}).get(STRATEGY)),
         metrics={name: known for name, known in sorted(others.items()) if known is not None},
         started=started,
         seconds=max(0.0, ended - started) if ended else 0.0,
@@ -280,5 +290,5 @@ def progress(obj: Object, search: Search) -> str:
     line = ", ".join(words)
     best = status.get("currentOptimalTrial") or {}
     metrics = {metric["name"]: metric for metric in (best.get("observation") or {}).get("metrics") or []}
-    value = _number(metrics.get(search.metric, {}).get("max" if search.direction == "maximize" else "min"))
+    value = _number(metrics.get(search.metric, {}).get(STRATEGY))
     return line if value is None else f"{line}; best {search.metric} {value:.6g} ({best.get('bestTrialName')})"
