@@ -9,6 +9,7 @@ The sum of these shares, here 2.5, is the value's position; it holds all that th
 column's unit, so that is what stands in the training's memory.
 """
 
+import math
 from typing import Self
 
 import numpy as np
@@ -96,4 +97,4 @@ def _edges(values: np.ndarray, bins: int) -> list[float]:
 
 def _unit(edges: list[float]) -> float:
     reach = max(map(abs, edges), default=0.0)
-    return float(2.0 ** np.floor(np.log2(reach))) if reach > LARGE else 1.0
+    return math.ldexp(1.0, math.frexp(reach)[1] - 1) if reach > LARGE else 1.0
