@@ -11,6 +11,7 @@ from .registry.promote_model.component import promote_model as promote_model
 from .registry.register_model.component import register_model as register_model
 from .training.train_distributed.component import train_distributed as train_distributed
 from .training.train_model.component import train_model as train_model
+from .tuning.tune_model.component import tune_model as tune_model
 from .validation.infer_contract.component import infer_contract as infer_contract
 from .validation.require_verdict.component import require_verdict as require_verdict
 from .validation.validate_table.component import validate_table as validate_table

@@ -19,6 +19,7 @@ from kfp_foundry.components.ingestion.ingest_table.component import ingest_table
 from kfp_foundry.components.registry.promote_model.component import promote_model
 from kfp_foundry.components.registry.register_model.component import register_model
 from kfp_foundry.components.training.train_model.component import train_model
+from kfp_foundry.components.tuning.tune_model.component import tune_model
 from kfp_foundry.components.validation.infer_contract.component import infer_contract
 from kfp_foundry.components.validation.require_verdict.component import require_verdict
 from kfp_foundry.components.validation.validate_table.component import validate_table
@@ -26,7 +27,7 @@ from kfp_foundry.components.validation.validate_table.component import validate_
 
 @dsl.pipeline(
     name="train-and-deploy",
-    description="Ingests a table, checks it against its contract, trains a model, compares it with the champion, registers, serves and verifies it.",
+    description="Ingests a table, checks it against its contract, trains (tunes) a model, compares it with the champion, registers, serves and verifies it.",
 )
 def train_and_deploy(
     source: str = "sample://flights",
@@ -61,6 +62,16 @@ def train_and_deploy(
     calibration: str = "",
     monotone: Dict[str, int] = {},
     early_stopping_rounds: int = 50,
+    tune: bool = False,
+    search: dict = {},
+    search_algorithm: str = "tpe",
+    tuning_metric: str = "auto",
+    max_trials: int = 24,
+    parallel_trials: int = 0,
+    folds: int = 0,
+    nodes: int = 1,
+    accelerators: int = 0,
+    training_target: str = "auto",
     threshold: str = "f1",
     cost_false_positive: float = 1.0,
     cost_false_negative: float = 1.0,
@@ -110,6 +121,18 @@ def train_and_deploy(
         calibration: `sigmoid` or `isotonic` fits probabilities to the validation rows; empty: none.
         monotone: Per column 1 (prediction may only rise with it) or -1 (only fall).
         early_stopping_rounds: Stop when the validation score has not improved for so many rounds; 0: never.
+        tune: Whether to search for the parameters first; `params` then holds what every trial has.
+        search: Parameter to range, such as `{"num_leaves": {"type": "int", "min": 7, "max": 255, "log": true}}`; empty: a space that
+            suits the algorithm.
+        search_algorithm: `random`, `grid`, `tpe`, `multivariate-tpe`, `cmaes`, `sobol`, `bayesianoptimization` or `hyperband`.
+        tuning_metric: What the search is for, such as `auc`; `auto`: log loss or RMSE.
+        max_trials: Most trials of the search.
+        parallel_trials: Trials at once; 0: what suits the place and the search algorithm.
+        folds: Cross-validation of each trial on the training rows; 0: measured on the validation rows.
+        nodes: torch: machines that train together.
+        accelerators: torch: GPUs on each of them.
+        training_target: Where a search runs (Katib or this step) and a torch training (TrainJob or this step): `kubeflow`, `local`,
+            or `auto`: where this run is.
         threshold: How the decision threshold is chosen on validation rows: `f1`, `cost`, `precision`, `recall`, or a number.
         cost_false_positive: Cost of a false alarm, for `threshold=cost`.
         cost_false_negative: Cost of a miss, for `threshold=cost`.
@@ -172,6 +195,29 @@ def train_and_deploy(
             seed=seed,
         )
     )
+    tuned = with_settings(
+        tune_model(
+            train=parts.outputs["train"],
+            validation=parts.outputs["validation"],
+            contract=contract,
+            enabled=tune,
+            trainer=trainer,
+            algorithm=algorithm,
+            params=params,
+            search=search,
+            metric=tuning_metric,
+            search_algorithm=search_algorithm,
+            max_trials=max_trials,
+            parallel_trials=parallel_trials,
+            folds=folds,
+            class_weight=class_weight,
+            monotone=monotone,
+            early_stopping_rounds=early_stopping_rounds,
+            target=training_target,
+            model_name=name,
+            seed=seed,
+        )
+    )
     trained = with_settings(
         train_model(
             train=parts.outputs["train"],
@@ -179,12 +225,15 @@ def train_and_deploy(
             contract=contract,
             trainer=trainer,
             algorithm=algorithm,
-            params=params,
+            params=tuned.outputs["params"],
             class_weight=class_weight,
             calibration=calibration,
             monotone=monotone,
             early_stopping_rounds=early_stopping_rounds,
             seed=seed,
+            nodes=nodes,
+            accelerators=accelerators,
+            target=training_target,
         )
     )
     model = trained.outputs["model"]
@@ -269,6 +318,7 @@ def train_and_deploy(
             ingestion_page=table.outputs["report"],
             contract_page=agreed.outputs["report"],
             validation_page=validated.outputs["report"],
+            tuning_page=tuned.outputs["report"],
             training_page=trained.outputs["report"],
             evaluation_page=evaluated.outputs["report"],
             comparison_page=compared.outputs["report"],

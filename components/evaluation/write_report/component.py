@@ -1,5 +1,7 @@
 """The KFP face of `write_report`: types, defaults and documentation; the work is in core.py."""
 
+from typing import Optional
+
 from kfp import dsl
 
 from kfp_foundry.components.common import images
@@ -26,6 +28,7 @@ def write_report(
     endpoint_page: dsl.Input[dsl.HTML],
     report: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Artifact],
+    tuning_page: Optional[dsl.Input[dsl.HTML]] = None,
     promoted: bool = False,
     champion: str = "",
 ):
@@ -45,18 +48,19 @@ def write_report(
         ingestion_page: Report of `ingest_table`.
         contract_page: Report of `infer_contract`.
         validation_page: Report of `validate_table`.
-        training_page: Report of `train_model`.
+        training_page: Report of `train_model` or `train_distributed`.
         evaluation_page: Report of `evaluate_model`.
         comparison_page: Report of `compare_models`.
         endpoint_page: Report of `verify_endpoint`.
         report: The page.
         summary: The same in JSON, for programs: outcome, metrics, champion, endpoint, example request.
+        tuning_page: Report of `tune_model`, if there was a search.
         promoted: Whether the challenger became the champion.
         champion: Version of the champion after the run.
     """
     from kfp_foundry.components.evaluation.write_report import core
 
     gates = core.Gates(validation, comparison, endpoint_check)
-    pages = [ingestion_page, contract_page, validation_page, training_page, evaluation_page, comparison_page, endpoint_page]
+    pages = [ingestion_page, contract_page, validation_page, tuning_page, training_page, evaluation_page, comparison_page, endpoint_page]
     made = core.Made(dataset, contract, model, test, evaluation, registration, endpoint)
     core.run(made, gates, pages, report, summary, promoted, champion)

@@ -64,7 +64,9 @@ class Run:
 
 
 @step
-def run(made: Made, gates: Gates, pages: Sequence[Artifact], report: Artifact, summary: Artifact, promoted: bool = False, champion: str = "") -> None:
+def run(
+    made: Made, gates: Gates, pages: Sequence[Artifact | None], report: Artifact, summary: Artifact, promoted: bool = False, champion: str = ""
+) -> None:
     """Reads the artifacts and writes the page and the summary."""
     agreed = Contract.load(made.contract.path)
     told = Run(
@@ -83,7 +85,8 @@ def run(made: Made, gates: Gates, pages: Sequence[Artifact], report: Artifact, s
     )
     whole = page(told).section("Step by step", "The report of every step.")
     for part in pages:
-        whole.page(Path(part.path))
+        if part is not None:
+            whole.page(Path(part.path))
     whole.save(report.path)
     facts = summarise(told)
     write_json(summary.path, facts)
