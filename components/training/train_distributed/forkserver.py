@@ -1,6 +1,6 @@
 """A process that has imported PyTorch once and forks ranks from itself: a launch after the first costs a fork, not 6 s of imports.
 
-It only imports: no CUDA call, no thread of OpenMP, so that forking is safe. Each rank leads a session of its own. When the process
+It only imports: no CUDA call and no second thread, so that forking is safe. Each rank leads a session of its own. When the process
 that asked for them is gone, however it went, the server kills their sessions and ends; when the server is killed, the kernel kills
 the ranks. `multiprocessing` has a fork server too, but one per process, shared with everybody who forks from it; its children run
 the caller's main module again, have the environment of the first call, and live on when the caller is killed.
@@ -32,13 +32,20 @@ PRELOAD = (
     "torch._dynamo",
     "torch.nn.parallel",
     "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.checkpoint.hf_storage",
+    "safetensors.torch",
     "kfp_foundry.components.common.learning.network.ranks",
-    "kfp_foundry.components.common.learning.publish",
-    "kfp_foundry.components.common.learning.page",
-    "kfp_foundry.components.common.store",
-    "onnxruntime",
-    "polars",
+    "onnx",
+    "pyarrow.dataset",
+    "pyarrow.parquet",
+    "pandas",
+    "pydantic",
+    "matplotlib.figure",
+    "jinja2",
+    "fsspec",
 )
+# With these an import starts no thread. Polars and ONNX Runtime start some whatever one says, so they are left to the ranks.
+SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 PARENT_SECONDS = 1.0  # how often the server looks whether its parent lives, besides being told by the socket
 PR_SET_PDEATHSIG = 1
 
@@ -82,7 +89,7 @@ class Forkserver:
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},  # importing NumPy must start no thread
+                env=os.environ | SINGLE_THREADED,
             )
         self._control = ours
         self._lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -151,8 +152,8 @@ def _try_out(model: onnx.ModelProto) -> None:
     try:
         open_session(model.SerializeToString())
     except Exception as error:  # the runtime's errors have no common class of their own
-        kinds = sorted({node.op_type for node in model.graph.node if f"{node.op_type}(" in str(error)})
-        what = f"ONNX Runtime has no float64 form of {', '.join(kinds) or 'a layer'}: {' '.join(str(error).split())}"
+        kind = re.search(r"implementation for (\w+)\(", str(error))
+        what = f"ONNX Runtime has no float64 form of {kind[1] if kind else 'a layer'}: {' '.join(str(error).split())}"
         raise UserError(what, where=WHERE, remedy="choose another layer: for GELU, GELU(approximate='tanh') or SiLU") from error
 
 

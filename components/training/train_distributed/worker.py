@@ -72,9 +72,11 @@ def _work(request: Request, folder: Path | None) -> None:
 
 
 def _train(request: Request, ranks: "Ranks") -> None:
-    from kfp_foundry.components.training.train_distributed import module, network
-
-    (module if request.module else network).train(request, ranks)
+    if request.module:
+        from kfp_foundry.components.training.train_distributed.module import train
+    else:
+        from kfp_foundry.components.training.train_distributed.network import train
+    train(request, ranks)
 
 
 if __name__ == "__main__":
