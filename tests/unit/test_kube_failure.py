@@ -97,6 +97,14 @@ def test_the_first_to_end_is_the_cause_and_not_those_that_were_told_to_stop(clus
     assert [ending.pod for ending in Evidence(JOB, pods=pods).endings] == ["c", "b", "a"]
 
 
+def test_pods_that_ended_in_the_same_way_are_told_once(cluster):
+    pods = [ended("a", 1), ended("b", 1), ended("c", 2)]
+    told = str(failed(cluster, TRAINJOB, Evidence(JOB, pods=pods, tails={"a": TRACEBACK, "b": TRACEBACK, "c": ["other"]}), "failed"))
+    assert "pod a, " in told
+    assert "pod b, " not in told
+    assert "pod c, container node: exit code 2, last lines: other" in told
+
+
 def unschedulable() -> dict:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes are available"}
     return {"metadata": {"name": "a", "uid": "a"}, "status": {"phase": "Pending", "conditions": [condition]}}

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from kfp_foundry.components.common.errors import FoundryError
@@ -13,6 +13,8 @@ from kfp_foundry.components.common.kube.pod_status import PULLS, Ending, endings
 
 SHOWN_LINES = 5  # of a log, in the message
 LOGGED_LINES = 25
+LONGEST_TEXT = 300
+TOLD_BY_PODS = frozenset({"BackOff", "Failed", "FailedScheduling"})  # Events whose subject a pod's own status tells
 TERMINATED = 143  # by SIGTERM: the end of the others, hardly ever the cause
 KILLED = 137
 EXCEPTION = re.compile(r"(?:^|\]:\s?)(?:[\w.]+\.)?(?!ChildFailedError)\w*(?:Error|Exception|Interrupt|Exit|error)\b:?")
@@ -104,15 +106,10 @@ def failed(cluster: Cluster, kind: Kind, evidence: Evidence, headline: str, reme
         remedy: What to do; empty: by what is known.
     """
     name = evidence.object["metadata"]["name"]
-    told = [headline]
     conditions = in_words(evidence.object)
-    if conditions:
-        told.append(f"it says {conditions}")
-    told += [_ending_in_words(ending, evidence.tails.get(ending.pod, [])) for ending in evidence.endings[:2]]
-    if not evidence.endings:
-        told += [f"pod {pod} wrote last: {_joined(tail)}" for pod, tail in evidence.tails.items() if tail][:1]
-    told += list(dict.fromkeys(text for pod in evidence.pods for text in [trouble(pod)] if text))[:2]
-    told += [f"Event {event}" for event in _events_in_words(evidence.warnings)[-3:]]
+    told = [headline, *([f"it says {conditions}"] if conditions else [])]
+    told += _pods_in_words(evidence)
+    told += [f"Event {event}" for event in _events_in_words(evidence.warnings, skipping=TOLD_BY_PODS)[-2:]]
     told += evidence.gaps
     details = list(_details(evidence))
     for line in details:
@@ -159,6 +156,17 @@ def telling_lines(tail: Sequence[str]) -> list[str]:
     return last
 
 
+def _pods_in_words(evidence: Evidence) -> list[str]:
+    """How the first pods ended, each way told once; else what pods are stuck at, or what the first one wrote last."""
+    told: dict[str, str] = {}
+    for ending in evidence.endings:
+        tail = evidence.tails.get(ending.pod, [])
+        told.setdefault(f"{ending.exit_code} {ending.reason} {telling_lines(tail)}", _ending_in_words(ending, tail))
+    stuck = dict.fromkeys(_cut(text) for pod in evidence.pods for text in [trouble(pod)] if text)
+    last = [f"pod {pod} wrote last: {_joined(tail)}" for pod, tail in evidence.tails.items() if tail]
+    return list(told.values())[:2] or list(stuck)[:2] or last[:1]
+
+
 def _ending_in_words(ending: Ending, tail: Sequence[str]) -> str:
     return f"{ending}, " + (f"last lines: {_joined(tail)}" if tail else "no line of its log is left")
 
@@ -175,13 +183,18 @@ def _details(evidence: Evidence) -> list[str]:
     return lines + [f"Event {event}" for event in _events_in_words(evidence.warnings)]
 
 
-def _events_in_words(warnings: Objects) -> list[str]:
+def _events_in_words(warnings: Objects, skipping: Collection[str] = ()) -> list[str]:
     told: dict[str, None] = {}
     for event in warnings:
         about = event.get("involvedObject") or {}
-        text = " ".join(str(event.get("message") or "").split())
-        told[f"{event.get('reason')} of {about.get('kind')} {about.get('name')}: {text}"] = None
+        if event.get("reason") not in skipping:
+            told[f"{event.get('reason')} of {about.get('kind')} {about.get('name')}: {_cut(str(event.get('message') or ''))}"] = None
     return list(told)
+
+
+def _cut(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= LONGEST_TEXT else f"{words[:LONGEST_TEXT]} ..."
 
 
 def _last_lines(cluster: Cluster, ending: Ending) -> list[str]:

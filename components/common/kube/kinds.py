@@ -116,7 +116,7 @@ def conditions(obj: Object) -> list[Object]:
 
 
 def in_words(obj: Object) -> str:
-    """The conditions that hold, for a person to read.
+    """The conditions that hold and say more than that it was made and runs, for a person to read.
 
     Example:
         >>> in_words({"status": {"conditions": [{"type": "Failed", "status": "True", "reason": "FailedJobs", "message": "job 0 failed"}]}})
@@ -124,7 +124,7 @@ def in_words(obj: Object) -> str:
     """
     told = []
     for condition in conditions(obj):
-        if condition.get("status") == "True":
+        if condition.get("status") == "True" and condition["type"] not in ("Created", "Running"):
             why = ": ".join(part for part in (condition.get("reason"), condition.get("message")) if part)
             told.append(f"{condition['type']} ({why})" if why else condition["type"])
     return ", ".join(told)

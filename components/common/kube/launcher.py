@@ -5,7 +5,8 @@
    found by the name; one from another spec is refused and never touched; one in deletion is waited for.
 2. Calls outlive an API server that is away for ten minutes; refusals are final (see `connection`).
 3. The object belongs to the Workflow; deadlines stand in the object, and here besides, time in a queue counted apart.
-4. The first act on SIGTERM or SIGINT is one DELETE. On a cluster the process may be gone before that: the janitor remains.
+4. The first act on SIGTERM or SIGINT is one DELETE, where it is the main thread that launches. On a cluster the process may be
+   gone before that: the janitor remains.
 5. The object is polled, its pods are looked at for logs only, and what fails is told in words (see `failure`).
 """
 
@@ -20,16 +21,17 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Literal
 
-from kfp_foundry.components.common.errors import PlatformError, UserError
+from kfp_foundry.components.common.errors import FoundryError, PlatformError, UserError
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.failure import RemoteFailure, collect, failed
-from kfp_foundry.components.common.kube.kinds import Kind, Object, Objects, State
+from kfp_foundry.components.common.kube.kinds import Kind, Object, State
 from kfp_foundry.components.common.kube.logs import Follower, LogSource
 from kfp_foundry.components.common.kube.names import digest
 from kfp_foundry.components.common.kube.pod_status import has_started, stuck_at
 from kfp_foundry.components.common.kube.queueing import Clock, Limits, why_waiting
 
 How = Literal["created", "adopted", "reused", "recreated"]
+LONGEST_REPORT_PAUSE = 900.0
 FAILURE_GRACE_SECONDS = 3.0  # for the last lines; after a deadline the pods write on while they are being ended
 SPEC = "kfp-foundry.io/spec"  # annotation: digest of the spec that an object was made from
 
@@ -43,7 +45,7 @@ class Pace:
     Args:
         first: Between two looks at the object, at first.
         longest: Between two looks, later: never more than a tenth of the time waited so far.
-        report: Between two reports of why nothing runs.
+        report: Between the first two reports of why nothing runs; doubled with each.
         stuck: How long a pod may fail to get its image or its secrets before the launch is given up.
         deletion: How long an object of this name that is being deleted is waited for.
     """
@@ -128,6 +130,7 @@ class _Launch:
         self.uid = ""
         self.clock = Clock(time.monotonic())
         self.reported = time.monotonic()
+        self.report_pause = self.pace.report
         self.stuck_since: float | None = None
 
     def run(self, logs: LogSource | Follower | None) -> Finished:
@@ -154,7 +157,7 @@ class _Launch:
         while True:
             current = self.cluster.get(self.kind, self.name)
             if current is None:
-                self.ours = True
+                self.ours, self.uid = True, ""
                 made = self.cluster.create(self.kind, self.body)
                 if made is not None:
                     return made, how
@@ -209,7 +212,7 @@ class _Launch:
             obj = self._look(follower)
 
     def _tick(self, state: State, follower: Follower | None) -> None:
-        pods_started = state.phase == "starting" and follower is not None and any(has_started(pod) for pod in _staying(follower.pods()))
+        pods_started = state.phase == "starting" and follower is not None and any(has_started(pod) for pod in follower.present())
         was_running = self.clock.running
         self.clock.tick(state.phase, pods_started, time.monotonic())
         if self.clock.running and not was_running:
@@ -224,7 +227,7 @@ class _Launch:
             return
         try:
             self.on_status(obj)
-        except BaseException:
+        except Exception:
             self._delete()
             raise
 
@@ -266,22 +269,25 @@ class _Launch:
     def _check_start(self, obj: Object, state: State, follower: Follower | None) -> None:
         """Reports from time to time why nothing runs, and gives up on what cannot start without a change."""
         now = time.monotonic()
-        pods = _staying(follower.pods()) if follower else []
-        stuck = next((reason for pod in pods for reason in [stuck_at(pod)] if reason), "")
+        stuck = next((reason for pod in (follower.present() if follower else []) for reason in [stuck_at(pod)] if reason), "")
         self.stuck_since = (self.stuck_since or now) if stuck else None
         if self.stuck_since is not None and now - self.stuck_since > self.pace.stuck:
             headline = f"could not start for {self.pace.stuck:.0f} s ({stuck}) and was deleted"
             error = failed(self.cluster, self.kind, collect(self.cluster, self.kind, obj, follower), headline)
             self._delete()
             raise error
-        if now - self.reported > self.pace.report:
-            self.reported = now
+        if now - self.reported > self.report_pause:
+            self.reported, self.report_pause = now, min(self.report_pause * 2, LONGEST_REPORT_PAUSE)
             evidence = collect(self.cluster, self.kind, obj, follower, with_logs=False)
             why = why_waiting(obj, state, evidence.pods, evidence.warnings)
             log.warning("%s: nothing runs after %.0f s: %s", self.where, self.clock.queued_seconds, why)
 
     def _delete(self) -> None:
-        self.cluster.delete(self.kind, self.name, uid=self.uid)
+        """Deletes the object; that this failed never takes the place of why it had to go."""
+        try:
+            self.cluster.delete(self.kind, self.name, uid=self.uid)
+        except FoundryError as error:
+            log.error("%s is still there: %s", self.where, error)
 
     @contextmanager
     def _deleting_on_signals(self) -> Iterator[None]:
@@ -308,8 +314,3 @@ class _Launch:
         finally:
             for number in heeded:
                 signal.signal(number, before[number] or signal.SIG_DFL)
-
-
-def _staying(pods: Objects) -> Objects:
-    """The pods that are not on their way out, as those of a job that was suspended are."""
-    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]

@@ -116,6 +116,7 @@ class Follower:
         self._closing = threading.Event()
         self._given_up = threading.Event()
         self._known: dict[str, Object] = {}  # by uid, also when the pod is gone
+        self._present: set[str] = set()  # uids of the last look
         self._tails: dict[str, deque[str]] = {}  # by the pod's name
         self._readers: dict[str, threading.Thread] = {}  # by uid
         self._told: set[str] = set()
@@ -148,6 +149,11 @@ class Follower:
         with self._lock:
             return list(self._known.values())
 
+    def present(self) -> Objects:
+        """The pods of the last look that are not on their way out."""
+        with self._lock:
+            return [pod for uid, pod in self._known.items() if uid in self._present and "deletionTimestamp" not in pod["metadata"]]
+
     def tail(self, pod: str) -> list[str]:
         """The last lines of that pod that were read."""
         with self._lock:
@@ -162,19 +168,21 @@ class Follower:
     def _watch(self) -> None:
         while True:
             last_round = self._closing.is_set()  # one more look, for pods that came and went meanwhile
-            for pod in self._list():
-                self._remember(pod)
+            self._look()
             self._start_readers()
             if last_round:
                 return
             self._closing.wait(LIST_SECONDS)
 
-    def _list(self) -> Objects:
+    def _look(self) -> None:
         try:
-            return self._cluster.pods(self._source.labels)
+            found = {pod["metadata"]["uid"]: pod for pod in self._cluster.pods(self._source.labels)}
         except FoundryError as error:
             self._tell_once(f"cannot look at the pods: {error}")
-            return []
+            return
+        with self._lock:
+            self._known |= found
+            self._present = set(found)
 
     def _remember(self, pod: Object) -> None:
         with self._lock:
@@ -202,11 +210,16 @@ class Follower:
         name, uid, place, pause = pod["metadata"]["name"], pod["metadata"]["uid"], Place(), FIRST_PAUSE
         current: Object | None = pod
         while not self._given_up.is_set():
-            was_over = _is_over(current)
-            before = place.since
+            was_over, before, refusal, broken = _is_over(current), place.since, None, False
             place.resume()
-            broken = self._read_connection(pod, place)
-            if was_over and not broken:
+            try:
+                self._read_connection(pod, place)
+            except FoundryError as error:
+                refusal = error
+            except OSError as error:
+                broken = True
+                log.debug("log of pod %s: %s", name, error)
+            if was_over and not broken and refusal is None:
                 return
             pause = FIRST_PAUSE if place.since != before else min(LONGEST_PAUSE, pause * 2)
             try:
@@ -217,27 +230,23 @@ class Follower:
                 if current is None or current["metadata"]["uid"] != uid:
                     return
                 self._remember(current)
+            if refusal:
+                self._tell_once(f"cannot read the log of pod {name} now: {refusal}")
+                if _is_over(current):
+                    return
             if broken or not _is_over(current):
                 self._given_up.wait(pause)
 
-    def _read_connection(self, pod: Object, place: Place) -> bool:
-        """Reads until the log or the connection ends; says whether it was the connection."""
+    def _read_connection(self, pod: Object, place: Place) -> None:
+        """Reads until the log ends; an `OSError` when it was the connection that did."""
         name = pod["metadata"]["name"]
-        try:
-            with self._cluster.follow_log(name, self._source.container, since=place.since, silence_seconds=SILENCE_SECONDS) as lines:
-                for line in lines:
-                    if self._given_up.is_set():
-                        return False
-                    text = place.accept(line)
-                    if text is not None:
-                        self._deliver(pod, text)
-        except FoundryError as error:
-            self._tell_once(f"cannot read the log of pod {name} now: {error}")
-            return not self._closing.is_set()  # a final refusal: nothing to wait for at the end
-        except OSError as error:
-            log.debug("log of pod %s: %s", name, error)
-            return True
-        return False
+        with self._cluster.follow_log(name, self._source.container, since=place.since, silence_seconds=SILENCE_SECONDS) as lines:
+            for line in lines:
+                if self._given_up.is_set():
+                    return
+                text = place.accept(line)
+                if text is not None:
+                    self._deliver(pod, text)
 
     def _deliver(self, pod: Object, text: str) -> None:
         name = pod["metadata"]["name"]
