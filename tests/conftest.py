@@ -55,6 +55,26 @@ def flights_contract() -> Contract:
 
 
 @pytest.fixture(scope="session")
+def flights_claim(flights: pl.DataFrame, flights_contract: Contract, tmp_path_factory) -> Path:
+    """A mounted volume claim with two Datasets and a contract."""
+    from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
+
+    folder = tmp_path_factory.mktemp("mounts") / "data"
+    cut = int(flights.height * 0.8)
+    DatasetFolder.write(folder / "train", flights[:cut].lazy(), source="test")
+    DatasetFolder.write(folder / "validation", flights[cut:].lazy(), source="test")
+    flights_contract.save(folder / "contract.yaml")
+    return folder
+
+
+@pytest.fixture
+def flights_addresses(flights_claim: Path, monkeypatch) -> dict[str, str]:
+    """The same as addresses."""
+    monkeypatch.setenv("KFP_FOUNDRY_PVC_ROOT", str(flights_claim.parent))
+    return {"train": "pvc://data/train", "validation": "pvc://data/validation", "contract": "pvc://data/contract.yaml"}
+
+
+@pytest.fixture(scope="session")
 def registry_template(tmp_path_factory) -> Path:
     """An MLflow database with tables and no rows, made once."""
     from kfp_foundry.components.common.tracking import Tracking

@@ -4,16 +4,15 @@ import re
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import yaml
-from katib_stand_in import Katib, collected, container_of, environment_of, run_container, substituted
+from katib_stand_in import Katib, container_of, environment_of, substituted
+from searches import SPACE, VALUES, pod_of, search_of, template
 
 from kfp_foundry.cli.main import main
 from kfp_foundry.compile import experiments
 from kfp_foundry.components.common import images
-from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.errors import FoundryError, PlatformError, UserError
 from kfp_foundry.components.common.kube import connection
 from kfp_foundry.components.common.kube.connection import Cluster
@@ -22,38 +21,15 @@ from kfp_foundry.components.common.kube.kinds import EXPERIMENT
 from kfp_foundry.components.common.kube.launcher import Pace
 from kfp_foundry.components.common.kube.pods import PodOptions, settings_env
 from kfp_foundry.components.common.kube.task import Task
-from kfp_foundry.components.tuning.tune_model import katib, objective, trial
+from kfp_foundry.components.tuning.tune_model import katib, objective
 from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate, parallel, render
 from kfp_foundry.components.tuning.tune_model.given import Given
-from kfp_foundry.components.tuning.tune_model.search import Search
 from kfp_foundry.components.tuning.tune_model.study import Reason, State
 
 PACE = Pace(first=0.05, longest=0.1, report=0.2, stuck=1.0, deletion=1.0)
-SPACE = {
-    "num_leaves": {"type": "int", "min": 7, "max": 63, "log": True},
-    "learning_rate": {"type": "float", "min": 0.05, "max": 0.3},
-    "boosting": ["gbdt", "dart"],
-}
 EPOCHS = {"epochs": {"type": "int", "min": 1, "max": 27}}
-VALUES = [
-    {"num_leaves": "7", "learning_rate": "0.05", "boosting": "gbdt"},
-    {"num_leaves": "31", "learning_rate": "1e-01", "boosting": "gbdt"},
-]
 TASK = Task("minio://pipelines/run-1/trials", run="run-1", workflow="flights-x7k2p", workflow_uid="0ab1")
 GOLDEN = experiments.sources()[0].with_name("flights.yaml")
-
-
-def search_of(**words) -> Search:
-    return Search.read({"parameters": SPACE, "metric": "log_loss", "additional_metrics": ["auc"], "max_trials": 2, **words})
-
-
-def template(search: Search | None = None, train: str = "s3://b/train", validation: str = "s3://b/val", contract: str = "s3://b/contract", **more):
-    options = {"algorithm": "lightgbm", "params": {"num_iterations": 15}}
-    return TrialTemplate(images.FOUNDRY, Given(train, validation, contract, options, search or search_of()), **more)
-
-
-def pod_of(body: dict) -> dict:
-    return body["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]
 
 
 @pytest.fixture
@@ -61,24 +37,6 @@ def cluster(fake_cluster, monkeypatch):
     monkeypatch.setattr(connection, "FIRST_WAIT", 0.02)
     monkeypatch.setattr("kfp_foundry.components.common.kube.logs.LIST_SECONDS", 0.05)
     return Cluster.connect(outage_seconds=2.0)
-
-
-@pytest.fixture(scope="module")
-def claim(flights, flights_contract, tmp_path_factory) -> Path:
-    """A mounted volume claim with two Datasets and a contract."""
-    folder = tmp_path_factory.mktemp("mounts") / "data"
-    cut = int(flights.height * 0.8)
-    DatasetFolder.write(folder / "train", flights[:cut].lazy(), source="test")
-    DatasetFolder.write(folder / "validation", flights[cut:].lazy(), source="test")
-    flights_contract.save(folder / "contract.yaml")
-    return folder
-
-
-@pytest.fixture
-def tables(claim, monkeypatch) -> dict[str, str]:
-    """The same as addresses."""
-    monkeypatch.setenv("KFP_FOUNDRY_PVC_ROOT", str(claim.parent))
-    return {"train": "pvc://data/train", "validation": "pvc://data/validation", "contract": "pvc://data/contract.yaml"}
 
 
 # -- rendering
@@ -263,119 +221,17 @@ def test_a_mistake_in_a_search_of_ones_own_is_named(change, said, tmp_path, caps
     assert not (tmp_path / "mine.yaml").exists()
 
 
-def test_a_trial_of_the_committed_experiment_runs_as_it_stands(tmp_path):
-    container = container_of(
-        substituted(
-            yaml.safe_load(GOLDEN.read_text()),
-            {"learning_rate": "0.1", "num_leaves": "15", "min_data_in_leaf": "20", "feature_fraction": "0.9", "lambda_l2": "1e-02"},
-        )
-    )
-    short = {"KFP_FOUNDRY_TRIAL_OPTIONS": '{"algorithm": "lightgbm", "params": {"num_iterations": 5}}'}
-    code = run_container(container, tmp_path / "log", **short)
-    written = (tmp_path / "log").read_text()
-    assert code == 0, written
-    found = {metric["name"]: float(metric["latest"]) for metric in collected(written, ["log_loss", "auc"])}
-    assert 0.3 < found["log_loss"] < 0.6
-    assert found["auc"] > 0.6
-
-
-# -- a trial
-
-
-def environment(tables, monkeypatch, **changes) -> None:
-    for name, value in {**template(**tables).given.environment(), **changes}.items():
-        monkeypatch.setenv(name, value)
-
-
-def test_every_report_is_a_line_with_its_time_that_katibs_collector_reads(capsys):
-    trial.report("log_loss", 1e-7)
-    trial.report("log_loss", 0.25)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(" ")[2] for line in lines] == ["log_loss=1e-07", "log_loss=0.25"]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z log_loss=1e-07", lines[0])
-    assert collected("\n".join(lines), ["log_loss"]) == [{"name": "log_loss", "min": "1e-07", "max": "0.25", "latest": "0.25"}]
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_value_that_is_not_finite_ends_the_trial_in_words(value):
-    with pytest.raises(FoundryError, match=f"metric log_loss is {value}; narrow the ranges"):
-        trial.report("log_loss", value)
-
-
-@pytest.mark.parametrize(
-    ("argv", "changes", "said"),
-    [
-        (["num_leaves=7"], {}, "error: trial: 'num_leaves=7' is not --name=value; write it like --num_leaves=31"),
-        (["--num_leaves"], {}, "error: trial: '--num_leaves' is not --name=value"),
-        (["--num_leaves=7", "--num_leaves=8"], {}, "error: trial: --num_leaves is given twice"),
-        (["--num_leaves=7"], {}, "error: trial: parameter 'learning_rate' has no value"),
-        ([], {"KFP_FOUNDRY_TRIAL_TRAIN": ""}, "error: KFP_FOUNDRY_TRIAL_TRAIN: the variable is not set"),
-        ([], {"KFP_FOUNDRY_TRIAL_SEARCH": "{"}, "error: KFP_FOUNDRY_TRIAL_SEARCH: no JSON"),
-        ([], {"KFP_FOUNDRY_TRIAL_OPTIONS": '{"algoritm": "x"}'}, "error: KFP_FOUNDRY_TRIAL_OPTIONS: unknown option 'algoritm'"),
-        ([], {"KFP_FOUNDRY_TRIAL_TRAIN": "/nowhere/train"}, "error: dataset /nowhere/train: no readable dataset.json"),
-        ([], {"KFP_FOUNDRY_TRIAL_CONTRACT": "/nowhere/contract.yaml"}, "error: /nowhere/contract.yaml: there is no such file"),
-        (["--num_leaves=1", "--learning_rate=0.1", "--boosting=gbdt"], {}, "error: training: LightGBM refuses: Check failed: (num_leaves) > (1)"),
-    ],
-)
-def test_a_trial_that_fails_ends_with_one_line_that_says_why(argv, changes, said, tables, monkeypatch, capsys, tmp_path):
-    log = tmp_path / "termination-log"
-    log.touch()
-    monkeypatch.setattr(trial, "TERMINATION_LOG", log)
-    environment(tables, monkeypatch, **changes)
-    assert trial.main(argv or [f"--{name}={value}" for name, value in VALUES[0].items()]) == 1
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(said)
-    assert log.read_text() == last, "Kubernetes puts this file into the pod's status"
-
-
-def test_a_trial_whose_training_does_not_measure_the_metric_fails_in_words(tables, monkeypatch, capsys):
-    given = template(search_of(additional_metrics=["rmse"]), **tables).given
-    for name, value in given.environment().items():
-        monkeypatch.setenv(name, value)
-    assert trial.main([f"--{name}={value}" for name, value in VALUES[0].items()]) == 1
-    assert "error: trial: metric 'rmse' was not measured; the trial gave accuracy, auc" in capsys.readouterr().err
-
-
-def test_a_trial_does_not_end_before_katibs_collector_has_seen_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "SETTLE_SECONDS", 0.2)
-    began = time.monotonic()
-    collectors = []
-
-    def appear():
-        collectors.append(subprocess.Popen(["bash", "-c", "exec -a ./file-metricscollector sleep 30"]))
-
-    timer = threading.Timer(0.8, appear)
-    timer.start()
-    try:
-        trial.wait_for_collector(tmp_path, 20)
-        assert 1.0 <= time.monotonic() - began < 10
-        again = time.monotonic()
-        trial.wait_for_collector(tmp_path, 20)
-        assert time.monotonic() - again < 0.5, "it runs already"
-    finally:
-        timer.join()
-        for process in collectors:
-            process.kill()
-            process.wait()
-
-
-def test_without_katib_a_trial_waits_for_nothing(tmp_path):
-    began = time.monotonic()
-    trial.wait_for_collector(tmp_path / "absent", 20)
-    assert time.monotonic() - began < 0.5
-
-
 # -- a search on a cluster
 
 
-def tune(cluster, tables=None, search=None, **more):
-    return katib.tune(cluster, TASK, template(search, **(tables or {})), pace=PACE, **more)
+def tune(cluster, flights_addresses=None, search=None, **more):
+    return katib.tune(cluster, TASK, template(search, **(flights_addresses or {})), pace=PACE, **more)
 
 
-def test_real_trials_become_a_study_with_the_values_that_the_training_has_here(cluster, fake_cluster, tables, claim, tmp_path, caplog):
+def test_real_trials_become_a_study_with_the_same_values_as_here(cluster, fake_cluster, flights_addresses, flights_claim, tmp_path, caplog):
     caplog.set_level("INFO")
     with Katib(fake_cluster, VALUES, tmp_path):
-        study = tune(cluster, tables)
+        study = tune(cluster, flights_addresses)
     assert (study.state, study.reason) == ("succeeded", Reason.MAX_TRIALS_REACHED)
     assert [each.params for each in study.trials] == [
         {"num_leaves": 7, "learning_rate": 0.05, "boosting": "gbdt"},
@@ -383,7 +239,7 @@ def test_real_trials_become_a_study_with_the_values_that_the_training_has_here(c
     ]
     assert study.winner().number == 1
     assert study.winner().value == min(each.value for each in study.trials)
-    paths = {"train": str(claim / "train"), "validation": str(claim / "validation"), "contract": str(claim / "contract.yaml")}
+    paths = {"train": str(flights_claim / "train"), "validation": str(flights_claim / "validation"), "contract": str(flights_claim / "contract.yaml")}
     here = objective.load(**paths, options=template().given.options, metric="log_loss").value(study.winner().params, print)
     assert (study.winner().value, study.winner().metrics["auc"]) == (here["log_loss"], here["auc"])
     assert all(each.started > 1e9 for each in study.trials)
@@ -392,9 +248,9 @@ def test_real_trials_become_a_study_with_the_values_that_the_training_has_here(c
     assert "trials: 2 of 2 done; best log_loss" in caplog.text
 
 
-def test_when_every_trial_fails_the_first_ones_own_words_are_the_message(cluster, fake_cluster, tables, tmp_path):
+def test_when_every_trial_fails_the_first_ones_own_words_are_the_message(cluster, fake_cluster, flights_addresses, tmp_path):
     with Katib(fake_cluster, [{**VALUES[0], "num_leaves": "1"}, {**VALUES[0], "num_leaves": "2"}], tmp_path):
-        study = tune(cluster, tables, search_of(max_failed_trials=1))
+        study = tune(cluster, flights_addresses, search_of(max_failed_trials=1))
     assert [each.state for each in study.trials] == [State.FAILED]
     with pytest.raises(FoundryError) as error:
         study.winner()
