@@ -242,7 +242,7 @@ def _on_katib(plan: Plan, rows: Data, identity: str, resources: Any) -> Study:
     given = Given(
         train=rows.train.uri,
         validation=rows.validation.uri,
-        contract=Path(rows.contract.path).read_text(encoding="utf-8"),
+        contract=rows.contract.uri,
         options=plan.given_options,
         search=plan.search,
         folds=plan.folds,
