@@ -56,7 +56,7 @@ def test_a_supervisor_killed_at_any_moment_leaves_no_process_and_the_next_run_co
         supervisor.process.wait(timeout=moment * 3)
     except subprocess.TimeoutExpired:
         supervisor.kill()
-    until(lambda: not supervisor.family(), seconds=15)
+    until(lambda: not supervisor.family(), seconds=30)
     assert same(train(place, 2), undisturbed)
 
 
@@ -74,7 +74,7 @@ def test_a_rank_killed_at_any_moment_ends_the_others_and_the_next_run_comes_to_t
         said = supervisor.log.read_text().splitlines()[-1]
         ended = f"rank {ranks.index(victim)} was ended by SIGKILL, perhaps for lack of memory; run again: it goes on from the last checkpoint"
         assert said == f"error: training: {ended}" or supervisor.process.returncode == 0  # rank 1 may have had nothing left to do
-    until(lambda: not supervisor.family(), seconds=15)
+    until(lambda: not supervisor.family(), seconds=30)
     assert same(train(place, 2), undisturbed)
 
 

@@ -67,9 +67,9 @@ class Command:
     preloaded: bool
 
 
-def die_with_parent() -> None:
-    """Has the kernel kill this process when the thread that forked it ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Has the kernel send this process a signal, 0 for none, when the thread that started it ends."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
 class Forkserver:
@@ -187,11 +187,13 @@ class _Server:
         return True
 
     def load(self) -> None:
+        die_with_parent()  # seconds in which nobody looks at the socket
         for name in PRELOAD:
             with suppress(ImportError):  # the rank imports it again, and says what is missing
                 importlib.import_module(name)
         gc.collect()
         gc.freeze()  # a collection in a child then leaves the shared pages alone
+        die_with_parent(0)  # a thread may end before its process does
         self.loaded = True
 
     def become(self, command: Command, log: int, status: int, server: int) -> NoReturn:

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from kfp_foundry.components.training.train_distributed import failure
-from kfp_foundry.components.training.train_distributed.request import WORKER
+from kfp_foundry.components.training.train_distributed.request import FOLDER_VARIABLE, WORKER
 
 FINAL = 64
 PASSING = 138
 TICK_SECONDS = 0.2
-FOLDER_VARIABLE = "KFP_FOUNDRY_RANKS_FOLDER"  # where a rank leaves its error
 # What a network, a disk, a device or a lost partner makes a rank raise; all other errors would be raised again.
 MAY_PASS = (
     "PlatformError", "RuntimeError", "MemoryError", "OSError", "TimeoutError", "BrokenPipeError", "ConnectionError",

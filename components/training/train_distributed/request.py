@@ -10,6 +10,8 @@ from kfp_foundry.components.common.errors import UserError, close_names
 from kfp_foundry.components.common.learning.fit import Options
 
 WORKER = "kfp_foundry.components.training.train_distributed.worker"
+FOLDER_VARIABLE = "KFP_FOUNDRY_RANKS_FOLDER"  # where a rank leaves its error, its stack, and at last that all is done
+DONE = "done"
 ADDRESSES = ("train", "validation", "contract", "checkpoints", "output")
 
 

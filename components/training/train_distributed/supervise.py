@@ -24,13 +24,11 @@ from kfp_foundry.components.common.errors import PlatformError, UserError
 from kfp_foundry.components.common.files import unwritable
 from kfp_foundry.components.training.train_distributed import explain, forkserver
 from kfp_foundry.components.training.train_distributed.child import Children
-from kfp_foundry.components.training.train_distributed.request import WORKER, Request
+from kfp_foundry.components.training.train_distributed.request import DONE, FOLDER_VARIABLE, WORKER, Request
 
 GRACE_SECONDS = 10.0  # between asking ranks to end and killing them
 AFTER_SUCCESS_SECONDS = 15.0  # what a rank may take to leave once the result is there; its work is done
 TICK_SECONDS = 0.25
-DONE = "done"  # the file by which rank 0 says that the result is there
-FOLDER_VARIABLE = "KFP_FOUNDRY_RANKS_FOLDER"  # where a rank leaves its number, its error and its stack
 LOOPBACK = "127.0.0.1"
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,6 @@ Every rank reads its share of the rows, all of them learn together, and rank 0 f
 folder, metrics and page. Losses go to stdout as lines `name=value`, which Katib's collector and a person read alike.
 """
 
-import ctypes
 import faulthandler
 import logging
 import os
@@ -16,15 +15,11 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from kfp_foundry.components.common.errors import FoundryError
-from kfp_foundry.components.training.train_distributed import failure
-from kfp_foundry.components.training.train_distributed.request import Request
+from kfp_foundry.components.training.train_distributed import failure, forkserver
+from kfp_foundry.components.training.train_distributed.request import DONE, FOLDER_VARIABLE, Request
 
 if TYPE_CHECKING:
     from kfp_foundry.components.common.learning.network.ranks import Ranks
-
-FOLDER_VARIABLE = "KFP_FOUNDRY_RANKS_FOLDER"
-DONE = "done"
-PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _surround(rank: int, folder: Path | None) -> None:
     """Logging, the end that comes with the parent's, and the stack that SIGTERM has a rank write, wherever it hangs."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    forkserver.die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True)
     if rank:
         logging.getLogger().setLevel(logging.WARNING)
