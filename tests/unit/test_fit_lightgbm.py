@@ -7,8 +7,9 @@ import pytest
 
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.learning import fit_lightgbm
-from kfp_foundry.components.common.learning.learner import Examples, Job, Stopped
+from kfp_foundry.components.common.learning.learner import Examples, Job
 from kfp_foundry.components.common.learning.parameters import LIGHTGBM
+from kfp_foundry.components.common.learning.stopped import Stopped
 
 PLAIN = {"num_iterations": 8, "learning_rate": 0.2, "num_leaves": 9}
 # Another value for each parameter that may be set; those of some only work beside others.

@@ -23,12 +23,9 @@ class Examples:
         return len(self.target)
 
 
-class Stopped(Exception):
-    """Raised by a `Watch` to end a fit whose model nobody wants any more; learners let it pass."""
-
-
 # Called after each round or epoch with its number, from 1, and a function that gives the predictions for the validation rows at this
-# moment: probabilities or values [rows], or probabilities [rows, classes]. It only looks, or raises `Stopped`: the model does not change.
+# moment: probabilities or values [rows], or probabilities [rows, classes]. It only looks, or raises
+# `stopped.Stopped`: the model does not change.
 Watch = Callable[[int, Callable[[], np.ndarray]], None]
 
 

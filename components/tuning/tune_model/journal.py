@@ -99,7 +99,9 @@ class Journal:
 
         for trial in before[self._told :]:
             with self._writing():
-                if trial.state is State.EARLY_STOPPED:
+                if self._all()[trial.number].state.is_finished():
+                    pass  # told by an attempt before, which ran on past one that is repeated now
+                elif trial.state is State.EARLY_STOPPED:
                     self._trial(trial.number).report(trial.value or 0.0, step=len(trial.reports))
                     self._study.tell(trial.number, state=TrialState.PRUNED)
                 elif trial.state is State.SUCCEEDED:

@@ -22,8 +22,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from kfp_foundry.components.common.errors import FoundryError
-from kfp_foundry.components.common.learning.learner import Stopped
-from kfp_foundry.components.tuning.tune_model.stopping import Limits
+from kfp_foundry.components.common.learning.stopped import Stopped
+from kfp_foundry.components.tuning.tune_model.limits import Limits
 from kfp_foundry.components.tuning.tune_model.study import State
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -122,7 +122,7 @@ def run(objective: Evaluates, order: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         objective: What a trial does.
-        order: `number`, `params`, `metric`, `direction`, and as `limits` what ends it early, see `stopping.Limits`.
+        order: `number`, `params`, `metric`, `direction`, and as `limits` what ends it early, see `limits.Limits`.
 
     Returns:
         What a `study.Trial` holds, as plain values.
