@@ -218,6 +218,18 @@ def test_equal_lines_of_one_moment_are_all_shown():
     assert [place.accept(line), place.accept(line), place.accept(line)] == [None, None, "same"]
 
 
+def test_of_a_progress_bar_the_last_state_is_shown():
+    assert Place().accept("2026-11-21T12:00:00.100000000Z 10%\r 50%\r100%\r") == "100%"
+
+
+def test_a_line_without_end_costs_no_memory(fake_cluster, follow, shown):
+    add_pod(fake_cluster)
+    with follow():
+        fake_cluster.log("train-0", "\r".join(f"{n:06} of 100000" for n in range(100000)), "done")
+        finish(fake_cluster)
+    assert shown == ["099999 of 100000", "done"]
+
+
 def test_a_line_without_a_time_is_shown_as_it_is():
     assert Place().accept("unable to retrieve container logs") == "unable to retrieve container logs"
 

@@ -30,6 +30,7 @@ LONGEST_WAIT = 30.0
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 COURTESY_SECONDS = 0.5
+LONGEST_LINE = 65536  # bytes; of a longer one the middle is left out
 MANAGER = "kfp-foundry"  # the field manager that objects are written under
 
 log = logging.getLogger(__name__)
@@ -374,6 +375,8 @@ def _lines(response: "BaseHTTPResponse") -> Iterator[str]:
         for chunk in response.stream(65536):
             *whole, rest = (rest + chunk).split(b"\n")
             yield from (line.decode(errors="replace") for line in whole)
+            if len(rest) > LONGEST_LINE:  # a progress bar may write for hours without an end of line
+                rest = rest[: LONGEST_LINE // 4] + rest[-LONGEST_LINE // 4 :]
     except HTTPError as error:
         raise ConnectionError(f"{type(error).__name__}: {error}") from error
     if rest:

@@ -107,15 +107,15 @@ def failed(cluster: Cluster, kind: Kind, evidence: Evidence, headline: str, reme
     """
     name = evidence.object["metadata"]["name"]
     conditions = in_words(evidence.object)
-    told = [headline, *([f"it says {conditions}"] if conditions else [])]
-    told += _pods_in_words(evidence)
+    told = [f"it says {conditions}"] if conditions and conditions not in headline else []
+    told += [text for text in _pods_in_words(evidence) if text not in headline]
     told += [f"Event {event}" for event in _events_in_words(evidence.warnings, skipping=TOLD_BY_PODS)[-2:]]
     told += evidence.gaps
     details = list(_details(evidence))
     for line in details:
         log.error("%s", line)
     where = f"{kind.kind} {name} in namespace {cluster.namespace}"
-    return RemoteFailure("; ".join(told), where=where, remedy=remedy or what_to_do(evidence), details=details)
+    return RemoteFailure("; ".join([headline, *told]), where=where, remedy=remedy or what_to_do(evidence), details=details)
 
 
 def what_to_do(evidence: Evidence) -> str:

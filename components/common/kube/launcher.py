@@ -219,6 +219,7 @@ class _Launch:
             log.info("%s runs, after %.0f s without a running pod", self.where, self.clock.queued_seconds)
         if was_running and state.phase == "queued":
             log.warning("%s was suspended (%s) and waits again", self.where, state.message or state.reason)
+            self.reported = time.monotonic()
             if follower:
                 follower.forget()
 

@@ -25,6 +25,7 @@ LONGEST_PAUSE = 5.0
 LIST_SECONDS = 2.0
 GRACE_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # a connection that is silent for so long is made anew: it may be dead
+MARK_LENGTH = 300  # characters by which a line is known again
 STAMP = re.compile(r"(?P<second>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d+)?(?P<zone>Z|[+-]\d\d:\d\d) ?")
 
 log = logging.getLogger(__name__)
@@ -80,9 +81,9 @@ class Place:
 
     def accept(self, line: str) -> str | None:
         """The line's text; None when it has come before."""
-        stamp = STAMP.match(line)
-        if self._due[line] > 0:
-            self._due[line] -= 1
+        stamp, mark = STAMP.match(line), line[:MARK_LENGTH]
+        if self._due[mark] > 0:
+            self._due[mark] -= 1
             return None
         if stamp is None:  # the kubelet's own words, such as that the container is gone
             return line
@@ -90,8 +91,8 @@ class Place:
         if since > self.since:
             self._seen.clear()
             self.since = since
-        self._seen[line] += 1
-        return line[stamp.end() :]
+        self._seen[mark] += 1
+        return line[stamp.end() :].rstrip("\r").rpartition("\r")[2]  # of a progress bar what it showed last
 
 
 class Follower:
