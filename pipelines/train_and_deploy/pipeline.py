@@ -27,7 +27,7 @@ from kfp_foundry.components.validation.validate_table.component import validate_
 
 @dsl.pipeline(
     name="train-and-deploy",
-    description="Ingests a table, checks it against its contract, trains (tunes) a model, compares it with the champion, registers, serves and verifies it.",
+    description="Ingests and checks a table, trains (tunes) a model, compares it with the champion, registers, serves and verifies it.",
 )
 def train_and_deploy(
     source: str = "sample://flights",
