@@ -95,7 +95,7 @@ def test_a_trainjob_is_watched_to_its_end(cluster, fake_cluster):
     finished = start(cluster)
     assert finished.how == "created"
     assert TRAINJOB.state(finished.object).phase == "done"
-    assert finished.run_seconds > 0
+    assert finished.queued_seconds + finished.run_seconds > 0
 
 
 def test_a_pytorchjob_is_watched_to_its_end(cluster, fake_cluster):

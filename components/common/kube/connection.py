@@ -27,6 +27,7 @@ OUTAGE_SECONDS = 600.0
 LEAST_ATTEMPTS = 2  # a connection that was kept may turn out to be dead
 FIRST_WAIT = 0.5  # seconds; doubled with each attempt
 LONGEST_WAIT = 30.0
+LONGEST_ASKED = 120.0  # of what a server may ask for by Retry-After
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 COURTESY_SECONDS = 0.5
@@ -340,11 +341,16 @@ class Cluster:
         except OSError as error:
             raise self._gave_up(attempt, error) from error
         text = response.data.decode(errors="replace")
-        return text if as_text else json.loads(text)
+        try:
+            return text if as_text else json.loads(text)
+        except ValueError as error:
+            remedy = f"check that {self.source} names an API server, and no proxy or login page stands before it"
+            raise PlatformError(f"cannot {attempt}: the answer is no JSON: {text[:100]!r}", where=attempt.where, remedy=remedy) from error
 
     def _gave_up(self, attempt: Attempt, error: Exception) -> PlatformError:
         remedy = f"check that the API server of {self.source} is up and reachable, then run again: what is running is found again"
-        return PlatformError(f"could not {attempt} for {self.outage_seconds:.0f} s: {error}", where=attempt.where, remedy=remedy)
+        during = f" for {self.outage_seconds:.0f} s" if self.outage_seconds else ""
+        return PlatformError(f"could not {attempt}{during}: {error}", where=attempt.where, remedy=remedy)
 
 
 def _deletion(uid: str = "", foreground: bool = False) -> Object:
@@ -399,4 +405,4 @@ def _wait(state: "RetryCallState") -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after if isinstance(error, Refused) else 0.0
     backoff = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** min(state.attempt_number - 1, 10))
-    return max(asked, backoff * random.uniform(0.5, 1.0))
+    return max(min(asked, LONGEST_ASKED), backoff * random.uniform(0.5, 1.0))

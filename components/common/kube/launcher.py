@@ -209,7 +209,7 @@ class _Launch:
             if not self.clock.running:
                 self._check_start(obj, state, follower)
             time.sleep(self.pace.pause(time.monotonic() - started))
-            obj = self._look(follower)
+            obj = self._look()
 
     def _tick(self, state: State, follower: Follower | None) -> None:
         pods_started = state.phase == "starting" and follower is not None and any(has_started(pod) for pod in follower.present())
@@ -232,7 +232,7 @@ class _Launch:
             self._delete()
             raise
 
-    def _look(self, follower: Follower | None) -> Object:
+    def _look(self) -> Object:
         """The object as it is now, if it is still the same one."""
         current = self.cluster.get(self.kind, self.name)
         if current is not None and current["metadata"]["uid"] == self.uid:

@@ -141,7 +141,9 @@ class Follower:
         self._closing.set()
         until = time.monotonic() + grace_seconds
         self._watcher.join(grace_seconds)
-        for reader in list(self._readers.values()):
+        with self._lock:
+            readers = list(self._readers.values())
+        for reader in readers:
             reader.join(max(0.0, until - time.monotonic()))
         self._given_up.set()
 
