@@ -42,7 +42,7 @@ KINDS = {
 PRELOADED = ["kfp_foundry.components.common.kube.launcher", "kubernetes.client", "kubernetes.config", "tenacity", "urllib3"]
 
 
-def launch_step(kubeconfig: str, plural: str, step_pod: str, said: str, spec: dict[str, Any] | None = None) -> None:
+def launch_step(kubeconfig: str, plural: str, step_pod: str, said: str, spec: dict[str, Any] | None, uri: str) -> None:
     """What a step does: finds out who it is, launches, and ends with 0; what it logs goes to the file `said`."""
     import logging
 
@@ -57,7 +57,7 @@ def launch_step(kubeconfig: str, plural: str, step_pod: str, said: str, spec: di
     kind = {k.plural: k for k in (kinds.TRAINJOB, kinds.PYTORCHJOB, kinds.EXPERIMENT)}[plural]
     cluster = connection.Cluster.connect(kubeconfig=kubeconfig, outage_seconds=10)
     try:
-        task = Task.of("minio://bucket/run-1/train/model", cluster)
+        task = Task.of(uri, cluster)
         body = {"metadata": task.metadata("train"), "spec": spec or KINDS[plural]}
         launch(cluster, kind, body, limits=Limits(), pace=Pace(first=0.05, longest=0.05))
     except FoundryError as error:
@@ -65,10 +65,12 @@ def launch_step(kubeconfig: str, plural: str, step_pod: str, said: str, spec: di
         sys.exit(1)
 
 
-def start(kubeconfig: str, plural: str, step_pod: str, said: Path, spec: dict[str, Any] | None = None) -> BaseProcess:
+def start(
+    kubeconfig: str, plural: str, step_pod: str, said: Path, spec: dict[str, Any] | None = None, uri: str = "minio://bucket/run-1/train/model"
+) -> BaseProcess:
     """Starts a launcher; its pid may be killed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=launch_step, args=(kubeconfig, plural, step_pod, str(said), spec))
+    process = context.Process(target=launch_step, args=(kubeconfig, plural, step_pod, str(said), spec, uri))
     process.start()
     return process
