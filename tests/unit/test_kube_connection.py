@@ -1,6 +1,9 @@
 """Calls to an API server: what is tried again, what is final, and what is said about it."""
 
+import json
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -175,6 +178,27 @@ def test_a_kubeconfig_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "config").write_text("kind: Config\n")
     with pytest.raises(PlatformError, match=r"kubeconfig .*/config: cannot be used"):
         Cluster.connect(kubeconfig=str(tmp_path / "config"))
+
+
+def test_a_login_page_is_no_api_server(tmp_path):
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self):  # noqa: N802
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Log in</html>")
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    known = {"clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}], "users": [{"name": "u", "user": {}}]}
+    contexts = {"contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "current-context": "x"}
+    (tmp_path / "config").write_text(json.dumps({"kind": "Config", **known, **contexts}))
+    with pytest.raises(PlatformError, match=r"cannot get TrainJob train: the answer is no JSON: '<html>Log in</html>'; check that kubeconfig"):
+        Cluster.connect(kubeconfig=str(tmp_path / "config")).get(TRAINJOB, "train")
+    server.shutdown()
+    server.server_close()
 
 
 def test_a_step_in_a_cluster_belongs_to_its_workflow(cluster, fake_cluster, monkeypatch):

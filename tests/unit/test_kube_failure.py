@@ -76,7 +76,7 @@ def test_what_may_not_be_read_is_told_and_hides_nothing_else(cluster, fake_clust
     fake_cluster.deny("list", "events")
     told = str(failure(cluster))
     assert "jobset failed" in told
-    assert 'Events could not be read (namespace team: the service account may not list events: it lacks verb "list" on events' in told
+    assert 'Events could not be read (namespace team: this account may not list events: it lacks verb "list" on events' in told
 
 
 def test_events_of_an_earlier_object_of_that_name_are_left_out(cluster, fake_cluster):

@@ -15,7 +15,7 @@ from kfp_foundry.components.common.kube.failure import RemoteFailure
 from kfp_foundry.components.common.kube.kinds import EXPERIMENT, PYTORCHJOB, TRAINJOB
 from kfp_foundry.components.common.kube.launcher import Limits, Pace, launch
 
-PACE = Pace(first=0.05, longest=0.1, report=0.2, stuck=1.0, deletion=1.0)
+PACE = Pace(first=0.05, longest=0.1, report=0.2, stuck=0.6, deletion=0.6)
 NO_LIMITS = Limits()
 
 
@@ -23,7 +23,7 @@ NO_LIMITS = Limits()
 def cluster(fake_cluster, monkeypatch):
     monkeypatch.setattr(connection, "FIRST_WAIT", 0.02)
     monkeypatch.setattr("kfp_foundry.components.common.kube.logs.LIST_SECONDS", 0.05)
-    return Cluster.connect(outage_seconds=2.0)
+    return Cluster.connect(outage_seconds=1.0)
 
 
 def trainjob(**spec: object) -> dict:

@@ -130,7 +130,9 @@ def what_to_do(evidence: Evidence) -> str:
         return "check the image's name and tag, and that the service account has a pull secret for its registry"
     if stuck:
         return "make the Secret, ConfigMap or command right that the pod's message names"
-    if any("Unschedulable" in str(condition.get("reason")) for pod in evidence.pods for condition in (pod["status"].get("conditions") or [])):
+    if any(
+        "Unschedulable" in str(condition.get("reason")) for pod in evidence.pods for condition in ((pod.get("status") or {}).get("conditions") or [])
+    ):
         return "ask for less (CPU, memory, accelerators), check node selector and tolerations, or add nodes"
     if "DeadlineExceeded" in in_words(evidence.object):
         return "give it more time (timeout_minutes), then run again"

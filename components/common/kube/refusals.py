@@ -110,4 +110,4 @@ def _forbidden(attempt: Attempt, answer: Answer) -> PlatformError:
     verb = missing["verb"] if missing else attempt.verb
     rule = f'verb "{verb}" on {resource} of API group "{attempt.kind.group}"'
     remedy = f"give it by `{ROLES} -n {attempt.namespace}`"
-    return PlatformError(f"the service account may not {attempt}: it lacks {rule}", where=attempt.where, remedy=remedy)
+    return PlatformError(f"this account may not {attempt}: it lacks {rule}", where=attempt.where, remedy=remedy)

@@ -1,5 +1,6 @@
 """Who this step is to the cluster: the identity that its remote objects are named after, and the run that owns them."""
 
+import logging
 import os
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ MANAGER = "kfp-foundry"
 POD_NAME = "KFP_POD_NAME"  # set by Kubeflow Pipelines in every step
 POD_RUN_LABEL = "pipeline/runid"
 POD_WORKFLOW_LABEL = "workflows.argoproj.io/workflow"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class Task:
         owners = {owner["kind"]: owner for owner in pod["metadata"].get("ownerReferences") or []}
         workflow = owners.get(WORKFLOW.kind, {})
         name = labels.get(POD_WORKFLOW_LABEL) or workflow.get("name") or ""
+        if not name:
+            log.warning("pod %s belongs to no Workflow: nothing but this step stops what it starts", pod_name)
         return cls(output_uri, labels.get(POD_RUN_LABEL) or "", name, workflow.get("uid") or "")
 
     def name(self, prefix: str) -> str:
