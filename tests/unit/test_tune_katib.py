@@ -169,8 +169,14 @@ def test_trials_of_several_processes_are_trainjobs(cluster):
     assert trials["primaryContainerName"] == "node"
     assert trials["trialSpec"]["kind"] == "TrainJob"
     trainer = trials["trialSpec"]["spec"]["trainer"]
-    assert (trainer["numNodes"], trainer["numProcPerNode"], trainer["command"][0]) == (2, 4, "torchrun")
+    assert (trainer["numNodes"], trainer["numProcPerNode"]) == (2, 4)
+    assert trials["trialSpec"]["spec"]["runtimeRef"]["name"] == "kfp-foundry-torch"
     assert cluster.create(EXPERIMENT, body)
+
+
+def test_trials_of_several_processes_do_not_report_while_they_train():
+    with pytest.raises(UserError, match="early_stopping is 'median', and a trial of several processes reports at its end only; leave it empty"):
+        render(template(search_of(early_stopping="median"), nodes=2), {"name": "tune"})
 
 
 def test_a_placement_that_trainjobs_cannot_say_is_refused():
@@ -354,6 +360,21 @@ def test_trainjob_trials_without_a_trainer_are_told(cluster, fake_cluster):
     fake_cluster.unserve("trainjobs")
     with pytest.raises(PlatformError, match=r"serves no trainjobs\.trainer\.kubeflow\.org; install Kubeflow Trainer"):
         katib.check(cluster, template(nodes=2))
+
+
+@pytest.mark.parametrize(("version", "refused"), [("2.1", True), ("2.3", False)])
+def test_a_deadline_is_given_only_to_a_trainer_that_knows_it(version, refused, monkeypatch):
+    from fake_kubernetes import FakeCluster
+
+    trial = template(search_of(trial_seconds=60), nodes=2)
+    assert render(trial, {"name": "tune"})["spec"]["trialTemplate"]["trialSpec"]["spec"]["activeDeadlineSeconds"] == 60
+    with FakeCluster(trainer=version) as fake:
+        cluster = Cluster.connect(kubeconfig=fake.kubeconfig)
+        if not refused:
+            katib.check(cluster, trial)
+            return
+        with pytest.raises(PlatformError, match=r"Trainer knows no deadline, and trial_seconds is given; leave it 0, or use Trainer 2\.2"):
+            katib.check(cluster, trial)
 
 
 def test_a_namespace_that_katib_does_not_look_after_is_told_with_the_command(cluster, fake_cluster):

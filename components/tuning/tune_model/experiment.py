@@ -13,11 +13,10 @@ from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.kube.kinds import EXPERIMENT, JOB, TRAINJOB, Kind, Object, Objects
 from kfp_foundry.components.common.kube.names import LIMIT
 from kfp_foundry.components.common.kube.pods import PodOptions
-from kfp_foundry.components.tuning.tune_model.given import Given
+from kfp_foundry.components.tuning.tune_model.given import MODULE, Given
 from kfp_foundry.components.tuning.tune_model.search import MEDIAN_STOP, PARALLEL_ON_KATIB, SEEDED, SETTINGS, Search
 from kfp_foundry.components.tuning.tune_model.space import Parameter, text
 
-MODULE = "kfp_foundry.components.tuning.tune_model.trial"
 CONTAINER = "trial"
 GRACE_SECONDS = 5  # a shell stands between the kubelet and Python, and passes no signal on
 STRATEGY = "latest"
@@ -166,8 +165,8 @@ def _parameter(name: str, parameter: Parameter) -> Object:
     return {"name": name, "parameterType": TYPES[parameter.type], "feasibleSpace": feasible}
 
 
-def _command(search: Search, launcher: list[str]) -> list[str]:
-    return [*launcher, "-m", MODULE, *(f"--{name}=${{trialParameters.{name}}}" for name in search.parameters)]
+def _command(search: Search) -> list[str]:
+    return ["python", "-m", MODULE, *(f"--{name}=${{trialParameters.{name}}}" for name in search.parameters)]
 
 
 def _environment(trial: TrialTemplate) -> Objects:
@@ -184,7 +183,7 @@ def _job(trial: TrialTemplate, labels: Mapping[str, str]) -> Object:
     container: Object = {
         "name": CONTAINER,
         "image": trial.image,
-        "command": _command(search, ["python"]),
+        "command": _command(search),
         "env": _environment(trial),
         "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}, *trial.pod.volume_mounts],
         # Of this container alone: the metrics collector that Katib adds runs as root.
@@ -214,7 +213,13 @@ def _job(trial: TrialTemplate, labels: Mapping[str, str]) -> Object:
 
 def _trainjob(trial: TrialTemplate, labels: Mapping[str, str]) -> Object:
     """A TrainJob of the fields that all versions of Trainer have in common; the rest stands in its runtime."""
-    pod = trial.pod
+    pod, search = trial.pod, trial.given.search
+    if search.early_stopping:
+        raise UserError(
+            f"early_stopping is {search.early_stopping!r}, and a trial of several processes reports at its end only",
+            where="search",
+            remedy="leave it empty, or use one node and one rank",
+        )
     for word, value in (("node_selector", pod.node_selector), ("tolerations", pod.tolerations), ("affinity", pod.affinity), ("volumes", pod.volumes)):
         if value:
             raise UserError(
@@ -224,7 +229,7 @@ def _trainjob(trial: TrialTemplate, labels: Mapping[str, str]) -> Object:
             )
     trainer: Object = {
         "image": trial.image,
-        "command": _command(trial.given.search, ["torchrun"]),
+        "command": _command(search),
         "env": _environment(trial),
         "numNodes": trial.nodes,
         "numProcPerNode": trial.ranks_per_node,
@@ -233,6 +238,8 @@ def _trainjob(trial: TrialTemplate, labels: Mapping[str, str]) -> Object:
         trainer["resourcesPerNode"] = pod.resources
     runtime = {"apiGroup": TRAINJOB.group, "kind": "TrainingRuntime", "name": trial.runtime}
     spec: Object = {"runtimeRef": runtime, "trainer": trainer}
+    if search.trial_seconds:
+        spec["activeDeadlineSeconds"] = search.trial_seconds
     return _object(TRAINJOB, labels, spec)
 
 

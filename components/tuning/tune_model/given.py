@@ -5,7 +5,7 @@ address or a JSON text would not survive that.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +13,8 @@ from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.learning.fit import Options
 from kfp_foundry.components.tuning.tune_model.search import Search
 
+MODULE = "kfp_foundry.components.tuning.tune_model.trial"  # what a trial runs
+SAMPLE = "sample://"
 PREFIX = "KFP_FOUNDRY_TRIAL_"
 NEEDED = ("parameters", "metric", "direction", "additional_metrics", "early_stopping")  # what a trial must know of the search
 
@@ -38,6 +40,14 @@ class Given:
     search: Search
     folds: int = 0
     method: str = "auto"
+
+    def contract_text(self, read: Callable[[str], bytes]) -> str:
+        """The contract, read from its address if it is not here already.
+
+        Args:
+            read: Gives the content of an address.
+        """
+        return self.contract if "\n" in self.contract else read(self.contract).decode()
 
     def environment(self) -> dict[str, str]:
         """What a trial needs of it, as environment variables; `read` is the inverse."""

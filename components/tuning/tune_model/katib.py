@@ -22,7 +22,7 @@ from kfp_foundry.components.common.kube.logs import Follower, LogSource
 from kfp_foundry.components.common.kube.queueing import Limits
 from kfp_foundry.components.common.kube.task import Task
 from kfp_foundry.components.tuning.tune_model.experiment import STRATEGY, TrialTemplate, parallel, render
-from kfp_foundry.components.tuning.tune_model.given import Given
+from kfp_foundry.components.tuning.tune_model.given import SAMPLE, Given
 from kfp_foundry.components.tuning.tune_model.search import Search, portability
 from kfp_foundry.components.tuning.tune_model.study import Reason, State, Study, Trial, conclude
 
@@ -99,9 +99,8 @@ def check(cluster: Cluster, trial: TrialTemplate) -> None:
         raise PlatformError(
             f"the cluster serves no {EXPERIMENT.resource}: Katib is not installed", where=f"namespace {cluster.namespace}", remedy=remedy
         )
-    if trial.distributed and not cluster.served(TRAINJOB):
-        remedy = f"install {TRAINJOB.comes_with}, or use one node and one rank for each trial"
-        raise PlatformError(f"the cluster serves no {TRAINJOB.resource}", where=f"namespace {cluster.namespace}", remedy=remedy)
+    if trial.distributed:
+        _check_trainer(cluster, trial)
     try:
         namespace = cluster.get(NAMESPACE, cluster.namespace) or {"metadata": {}}
     except PlatformError as error:
@@ -115,11 +114,22 @@ def check(cluster: Cluster, trial: TrialTemplate) -> None:
         )
 
 
+def _check_trainer(cluster: Cluster, trial: TrialTemplate) -> None:
+    place = f"namespace {cluster.namespace}"
+    if not cluster.served(TRAINJOB):
+        remedy = f"install {TRAINJOB.comes_with}, or use one node and one rank for each trial"
+        raise PlatformError(f"the cluster serves no {TRAINJOB.resource}", where=place, remedy=remedy)
+    if trial.given.search.trial_seconds and "spec.activeDeadlineSeconds" not in cluster.fields(TRAINJOB):
+        raise PlatformError(
+            "the cluster's Trainer knows no deadline, and trial_seconds is given", where=place, remedy="leave it 0, or use Trainer 2.2"
+        )
+
+
 def _reachable(given: Given) -> None:
     from kfp_foundry.components.common import store
 
     for address in (given.train, given.validation, given.contract):
-        if address and "\n" not in address and not address.startswith("sample://") and not store.is_shared(address):
+        if address and "\n" not in address and not address.startswith(SAMPLE) and not store.is_shared(address):
             remedy = "keep the pipeline's artifacts in an object store (a pipeline root such as s3:// or minio://), or use target=local"
             raise UserError(f"{address} is on this machine, and trials run on others", where="tuning", remedy=remedy)
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kfp_foundry.components.common.errors import FoundryError, UserError
-from kfp_foundry.components.tuning.tune_model.given import Given
+from kfp_foundry.components.tuning.tune_model import ranked
+from kfp_foundry.components.tuning.tune_model.given import MODULE, SAMPLE, Given
+from kfp_foundry.components.tuning.tune_model.space import Scalar
 
 if TYPE_CHECKING:
     from kfp_foundry.components.tuning.tune_model.objective import Objective
 
-SAMPLE = "sample://"
 SAMPLE_TRAIN_SHARE = 0.8  # of a sample's rows, which are in the order of time
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes makes it in every container, and puts its content into the pod's status
 TERMINATION_BYTES = 4096  # what Kubernetes keeps of it
@@ -43,8 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 when the metrics were reported.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        run(list(sys.argv[1:] if argv is None else argv))
+        arguments(words)
+        if ranked.is_node():
+            return ranked.start(MODULE, words)
+        run(words)
     except FoundryError as error:
         return _end(f"error: {error}")
     except Exception as error:
@@ -65,13 +70,21 @@ def run(argv: list[str]) -> None:
     given = Given.read(os.environ)
     search = given.search
     params = search.typed(arguments(argv))
-    with tempfile.TemporaryDirectory(prefix="trial-") as folder:
-        metrics = _objective(given, Path(folder)).value(params, report)
+    metrics = _measured(given, params)
+    if metrics is None:
+        return
     for name in (search.metric, *search.additional_metrics):
         if name not in metrics:
             known = ", ".join(sorted(metrics)) or "nothing"
             raise FoundryError(f"metric {name!r} was not measured; the trial gave {known}", where="trial", remedy="choose one of these")
         report(name, metrics[name])
+
+
+def _measured(given: Given, params: dict[str, Scalar]) -> dict[str, float] | None:
+    if ranked.is_rank():
+        return ranked.value(given, params)
+    with tempfile.TemporaryDirectory(prefix="trial-") as folder:
+        return _objective(given, Path(folder)).value(params, report)
 
 
 def arguments(argv: Sequence[str]) -> dict[str, str]:
@@ -145,7 +158,7 @@ def _objective(given: Given, folder: Path) -> "Objective":
     from kfp_foundry.components.tuning.tune_model import objective
 
     contract = folder / "contract.yaml"
-    contract.write_bytes(given.contract.encode() if "\n" in given.contract else store.read(given.contract))
+    contract.write_text(given.contract_text(store.read), encoding="utf-8")
     train, validation = _tables(given, folder)
     search = given.search
     return objective.load(
@@ -191,7 +204,7 @@ def _end(line: str) -> int:
     sys.stdout.flush()
     words = " ".join(line.split())
     print(words, file=sys.stderr, flush=True)
-    if TERMINATION_LOG.exists():
+    if TERMINATION_LOG.exists() and not TERMINATION_LOG.stat().st_size:  # of several ranks the first to fail has the cause
         try:
             TERMINATION_LOG.write_bytes(words.encode()[:TERMINATION_BYTES])
         except OSError as error:
@@ -200,4 +213,9 @@ def _end(line: str) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if ranked.is_rank():
+        os._exit(code)  # what torch would still do at the end of a rank can hang, and the work is done
+    raise SystemExit(code)
