@@ -182,7 +182,7 @@ def test_a_kubeconfig_that_cannot_be_read_is_named(tmp_path):
 
 def test_a_login_page_is_no_api_server(tmp_path):
     class Page(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"<html>Log in</html>")
