@@ -53,7 +53,7 @@ def test_two_ranks_train_together_and_one_of_them_reports(node):
 def test_a_mistake_ends_the_node_with_the_code_that_is_not_tried_again(node):
     code, written = node({**VALUES, "learning_rate": "-1"})
     assert code == ranked.FINAL
-    assert "error: training: learning_rate is -1.0; give a number above 0" in written
+    assert "error: training: learning_rate is -1; give a number above 0" in written
 
 
 @pytest.mark.parametrize(
