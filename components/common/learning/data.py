@@ -227,18 +227,27 @@ def _weights(values: pl.Series, where: str) -> np.ndarray:
     return weights
 
 
+def check_balance(class_weight: str, is_class: bool) -> None:
+    """Refuses a `class_weight` that cannot be.
+
+    Raises:
+        UserError: It is another word than `balanced`, or the target is no class.
+    """
+    if class_weight not in ("", "balanced"):
+        raise UserError(f"class_weight is {class_weight!r}", where="training", remedy="choose balanced, or leave it empty")
+    if class_weight and not is_class:
+        raise UserError("class_weight is balanced, but the task is a regression", where="training", remedy="leave class_weight empty")
+
+
 def balance(part: Part, class_weight: str, classes: int) -> np.ndarray | None:
     """Weights [rows] for fitting: the contract's, times the inverse of the class's frequency if `class_weight` is `balanced`.
 
     Raises:
         UserError: Another word, or a regression.
     """
-    if class_weight not in ("", "balanced"):
-        raise UserError(f"class_weight is {class_weight!r}", where="training", remedy="choose balanced, or leave it empty")
+    check_balance(class_weight, classes > 0)
     if not class_weight:
         return part.weights
-    if not classes:
-        raise UserError("class_weight is balanced, but the task is a regression", where="training", remedy="leave class_weight empty")
     own = np.ones(len(part)) if part.weights is None else part.weights
     totals = np.bincount(part.target, weights=own, minlength=classes)
     return np.asarray(own * (own.sum() / (classes * totals))[part.target])

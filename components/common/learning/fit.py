@@ -133,6 +133,7 @@ def check(contract: Contract, options: Options) -> dict[str, Any]:
     data.target_of(contract)
     params = parameters.complete(options.algorithm, options.params, task)
     calibrate.check(options.calibration, task)
+    data.check_balance(options.class_weight, contract.is_classification)
     if options.early_stopping_rounds < 0:
         raise UserError(f"early_stopping_rounds is {options.early_stopping_rounds}", where="training", remedy="give 0 for never, or more")
     return params

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 LOSSES = {Task.BINARY: "log_loss", Task.MULTICLASS: "log_loss", Task.REGRESSION: "squared error, in units of the target's variance"}
 LOOK_EVERY = 200  # steps between two looks at the clock, on which the ranks must agree
+LARGE = 20_000_000  # parameters times rows of a step, from which two threads are faster than one
 MEASURED = 32_768  # validation rows at once; up to here torch adds up in one order whatever the threads
 
 
@@ -82,8 +83,8 @@ def train(job: NetworkJob, ranks: Ranks | None = None, checkpoints: Checkpoints 
             weights, importance = loop.result()
         finally:
             loop.close()
-    progress = loop.progress
-    return emit.fitted(job, weights, importance, progress.curve, LOSSES[job.task], progress.best_epoch or progress.epoch)
+        progress = loop.progress
+        return emit.fitted(job, weights, importance, progress.curve, LOSSES[job.task], progress.best_epoch or progress.epoch)
 
 
 @contextmanager
@@ -93,11 +94,17 @@ def _own_random(job: NetworkJob, ranks: Ranks) -> Iterator[None]:
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=devices):
         if job.threads and ranks.device.type == "cpu":
-            torch.set_num_threads(job.threads)
+            torch.set_num_threads(job.threads if _is_large(job) else 1)
         try:
             yield
         finally:
             torch.set_num_threads(threads)
+
+
+def _is_large(job: NetworkJob) -> bool:
+    """Whether a step is work enough for several threads; the result is the same either way."""
+    network = Network(job.layout, job.settings, job.outputs)
+    return sum(parameter.numel() for parameter in network.parameters()) * min(job.settings.batch_size, len(job.train)) > LARGE
 
 
 class _Loop:

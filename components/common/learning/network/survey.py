@@ -109,7 +109,7 @@ def outline(table: pl.LazyFrame, contract: Contract, labels: list[Label] | None,
     mask = np.concatenate(usable)
     count = int(mask.sum())
     if labels is None:
-        data.check_spread(target, count, low, high)
+        data.check_spread(target, count, float(low), float(high))
         data.check_finite(target, bool(np.isfinite([low, high]).all()))
     if contract.weight and count:
         data.refuse_nothing(float(totals.sum()), contract.weight, where)
