@@ -129,12 +129,13 @@ def _check_values(resource: Resource, rules: dict[str, Any], body: Object, name:
 
 def _unknown_to_models(resource: Resource, body: Object, trainer: str) -> list[str]:
     """The paths that the typed models do not know; they are those of Trainer 2.3, Katib 0.19 and Kubernetes 1.33."""
-    import kubeflow_katib_api.models as katib
     import kubeflow_trainer_api.models as typed
 
     if resource.plural == "trainjobs" and trainer in ("2.2", "2.3"):
         return _strangers(typed.TrainerV1alpha1TrainJob, body, "")
     if resource.plural == "experiments":
+        import kubeflow_katib_api.models as katib
+
         trial = ((body.get("spec") or {}).get("trialTemplate") or {}).get("trialSpec") or {}
         where = "spec.trialTemplate.trialSpec"
         return _strangers(katib.V1beta1ExperimentSpec, body.get("spec"), "spec") + [f"{where}.{path}" for path in _unknown_in_trial(trial, trainer)]
