@@ -6,9 +6,11 @@ import pytest
 from katib_stand_in import collected, run_container, substituted
 from searches import search_of
 
-from kfp_foundry.components.common import images
+from kfp_foundry.components.common import images, platform
+from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError
-from kfp_foundry.components.tuning.tune_model import ranked
+from kfp_foundry.components.common.learning.fit import Options
+from kfp_foundry.components.tuning.tune_model import core, ranked
 from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate, render
 from kfp_foundry.components.tuning.tune_model.given import Given
 
@@ -67,3 +69,19 @@ def test_a_mistake_ends_the_node_with_the_code_that_is_not_tried_again(node):
 def test_what_several_ranks_cannot_do_is_refused(changes, said, flights_addresses):
     with pytest.raises(UserError, match=said):
         ranked.value(given(flights_addresses, **changes), {})
+
+
+@pytest.mark.parametrize(
+    ("processes", "algorithm", "target", "folds", "said"),
+    [
+        ((0, 1), "residual_mlp", "kubeflow", 0, "nodes is 0, ranks_per_node is 1; give 1 or more"),
+        ((1, 2), "lightgbm", "kubeflow", 0, "and lightgbm trains in one process; give 1 for both, or trainer torch"),
+        ((2, 1), "residual_mlp", "kubeflow", 3, "and folds is 3; give folds 0"),
+        ((2, 1), "residual_mlp", "local", 0, "and the search is here: asked for by target=local; give 1 for both, or target=kubeflow"),
+    ],
+)
+def test_trials_of_several_processes_are_for_networks_on_katib(processes, algorithm, target, folds, said):
+    plan = core.Plan(search_of(parameters=SPACE), Options(algorithm), Task.BINARY, folds)
+    with pytest.raises(UserError) as error:
+        core.check_processes(processes, plan, platform.choose(target))
+    assert said in str(error.value)

@@ -46,6 +46,8 @@ def tune_model(
     monotone: Dict[str, int] = {},
     early_stopping_rounds: int = 50,
     target: str = "auto",
+    nodes: int = 1,
+    ranks_per_node: int = 1,
     model_name: str = "",
     seed: int = 7,
     resources: dsl.TaskConfig = None,
@@ -85,6 +87,8 @@ def tune_model(
         monotone: Numeric feature to 1 (prediction may only rise with it) or -1 (only fall). Tree models only.
         early_stopping_rounds: Boosting ends after so many rounds without gain on the validation rows; 0 for never.
         target: `kubeflow` for Katib, `local` for this step itself, or `auto` for where the step runs.
+        nodes: Pods of one trial on Katib, each trial being a TrainJob then; for trainer torch.
+        ranks_per_node: Processes of one such pod, such as one per GPU.
         model_name: Names the search's run in MLflow; empty for the algorithm's name.
         seed: Seed of every random choice, of the search's and of each training's.
         resources: Filled in by the platform: what is set on the step, for Katib's trials.
@@ -119,6 +123,7 @@ def tune_model(
         search={**objective, **limits, "early_stopping": early_stopping, "seed": seed},
         folds=folds,
         target=target,
+        processes=(nodes, ranks_per_node),
         model_name=model_name,
         resources=resources,
     )

@@ -83,6 +83,7 @@ def run(
     search: Mapping[str, Any],
     folds: int,
     target: str,
+    processes: tuple[int, int] = (1, 1),
     model_name: str = "",
     resources: Any = None,
 ) -> tuple[dict[str, Any], float, int]:
@@ -107,9 +108,10 @@ def run(
     rows = Data(train, validation, contract)
     plan = read(Contract.load(contract.path), training, search, folds)
     choice = platform.choose(target)
+    check_processes(processes, plan, choice)
     log.info("searching with %s: %s", "Katib" if choice.where == "kubeflow" else "Optuna", choice.why)
     key = digest(plan, rows)
-    study = _on_katib(plan, rows, trials.uri, resources) if choice.where == "kubeflow" else _here(plan, rows, key)
+    study = _on_katib(plan, rows, trials.uri, resources, processes) if choice.where == "kubeflow" else _here(plan, rows, key)
     params = {**fixed, **study.best.params} if study.best is not None else fixed
     told = _log(study, plan, params, key, model_name)
     about = page.About(
@@ -164,6 +166,25 @@ def read(contract: Contract, training: Mapping[str, Any], search: Mapping[str, A
             remedy=f"leave it empty, give folds, or choose one of {', '.join(WATCHED)}",
         )
     return Plan(found, options, task, folds)
+
+
+def check_processes(processes: tuple[int, int], plan: Plan, choice: platform.Choice) -> None:
+    """Trials of several processes are for networks on Katib.
+
+    Raises:
+        UserError: They are asked for elsewhere.
+    """
+    said = f"nodes is {processes[0]}, ranks_per_node is {processes[1]}"
+    if min(processes) < 1:
+        raise UserError(said, where="tuning", remedy="give 1 or more")
+    if max(processes) == 1:
+        return
+    if plan.options.algorithm != "residual_mlp":
+        raise UserError(f"{said}, and {plan.options.algorithm} trains in one process", where="tuning", remedy="give 1 for both, or trainer torch")
+    if plan.folds:
+        raise UserError(f"{said}, and folds is {plan.folds}", where="tuning", remedy="give folds 0, or 1 for both others")
+    if choice.where == "local":
+        raise UserError(f"{said}, and the search is here: {choice.why}", where="tuning", remedy="give 1 for both, or target=kubeflow")
 
 
 def _default_ranges(algorithm: str, task: Task, fixed: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +252,7 @@ def state_folder() -> Path:
     return preferred if os.access(preferred, os.W_OK) else Path(tempfile.gettempdir()) / "kfp-foundry" / FOLDER
 
 
-def _on_katib(plan: Plan, rows: Data, identity: str, resources: Any) -> Study:
+def _on_katib(plan: Plan, rows: Data, identity: str, resources: Any, processes: tuple[int, int]) -> Study:
     from kfp_foundry.components.common.kube.connection import Cluster
     from kfp_foundry.components.common.kube.pods import PodOptions, settings_env
     from kfp_foundry.components.common.kube.task import Task as Identity
@@ -250,7 +271,7 @@ def _on_katib(plan: Plan, rows: Data, identity: str, resources: Any) -> Study:
     )
     image = images.TORCH if plan.options.algorithm == "residual_mlp" else images.FOUNDRY
     cluster = Cluster.connect()
-    trial = TrialTemplate(image, given, PodOptions.from_task_config(resources), settings_env())
+    trial = TrialTemplate(image, given, PodOptions.from_task_config(resources), settings_env(), *processes)
     return katib.tune(cluster, Identity.of(identity, cluster), trial)
 
 
