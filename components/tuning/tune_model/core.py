@@ -172,7 +172,7 @@ def check_processes(processes: tuple[int, int], plan: Plan, choice: platform.Cho
     """Trials of several processes are for networks on Katib.
 
     Raises:
-        UserError: They are asked for elsewhere.
+        UserError: Several processes are asked for where a trial has one.
     """
     said = f"nodes is {processes[0]}, ranks_per_node is {processes[1]}"
     if min(processes) < 1:
