@@ -12,7 +12,7 @@ from rank_training import Supervisor, faulty, result, train, until, write_tables
 from kfp_foundry.components.common.errors import FoundryError, PlatformError, UserError
 from kfp_foundry.components.training.train_distributed import supervise
 
-ROUNDS = int(os.environ.get("KFP_FOUNDRY_FAULT_ROUNDS", "2"))
+ROUNDS = int(os.environ.get("KFP_FOUNDRY_FAULT_ROUNDS", "1"))
 
 
 @pytest.fixture

@@ -59,8 +59,9 @@ def test_the_documented_module_becomes_a_model_like_any_other(place, tmp_path, m
     assert "Learning curve" in (place / "mine/output/report.html").read_text()
 
 
-def test_ddp_and_fsdp_train_the_same_model(place):
-    ddp, fsdp = (train(place, 2, "user_training", work=strategy, strategy=strategy) for strategy in ("ddp", "fsdp"))
+@pytest.mark.parametrize("module", ["", "user_training"], ids=["our network", "module"])
+def test_ddp_and_fsdp_train_the_same_model(place, module):
+    ddp, fsdp = (train(place, 2, module, work=f"{module}-{strategy}", strategy=strategy) for strategy in ("ddp", "fsdp"))
     assert ddp["metrics"] == pytest.approx(fsdp["metrics"], abs=1e-6)
 
 
@@ -83,6 +84,11 @@ def test_ddp_and_fsdp_train_the_same_model(place):
 def test_a_module_that_does_not_keep_the_contract_is_told_so(place, module, args, said):
     with pytest.raises(UserError, match=re.escape(said)):
         train(place, 1, module, args, work="wrong")
+
+
+def test_params_are_not_for_a_module(place):
+    with pytest.raises(UserError, match="params are those of our network, and a module is given; give the module its own in module_args"):
+        train(place, 1, "user_training", work="wrong", params={"width": 8})
 
 
 def test_a_parameter_that_the_network_does_not_have_is_refused_by_the_ranks_in_one_line(place):

@@ -4,6 +4,7 @@ import json
 import os
 import selectors
 import signal
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from kfp_foundry.components.common.files import unwritable
 from kfp_foundry.components.training.train_distributed import forkserver
 
 TAIL_LINES = 40
+MOMENT = 0.1  # seconds that a killed process may take to be gone
 LOST = 1  # the exit code of a child whose server ended before it could tell
 
 
@@ -66,9 +68,7 @@ class Children:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
-            while self.running:
-                self.signal(signal.SIGKILL)
-                self.wait(0.1)
+            self.stop(0.0)
         finally:
             for fd in [*self._outputs]:
                 self._read_output(fd)
@@ -81,6 +81,11 @@ class Children:
     def running(self) -> list[Child]:
         """Those whose exit code is not known yet."""
         return [child for child in self.all if child.code is None]
+
+    @property
+    def failed(self) -> bool:
+        """Whether one has ended badly."""
+        return any(child.code not in (None, 0) for child in self.all)
 
     def start(self, name: str, command: forkserver.Command) -> None:
         """Starts one more.
@@ -114,6 +119,20 @@ class Children:
                 self._read_output(key.fd)
             else:
                 self._read_status(key.fd)
+
+    def wait_for_all(self, seconds: float) -> bool:
+        """Waits until all have ended, at most so long; returns whether they have."""
+        until = time.monotonic() + seconds
+        while self.running and (left := until - time.monotonic()) > 0:
+            self.wait(left)
+        return not self.running
+
+    def stop(self, grace: float) -> None:
+        """Asks those that run to end, and kills them when they have not after so many seconds."""
+        if self.running:
+            self.signal(signal.SIGTERM)
+        while not self.wait_for_all(max(grace, MOMENT)):
+            self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to all that still run; SIGKILL also to what they started."""

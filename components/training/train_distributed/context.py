@@ -86,7 +86,7 @@ class Context:
         said = [request.module, dict(request.module_args), asdict(request.options), store.facts(request.train)["fingerprint"]]
         identity = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         self._snapshots = Snapshots(checkpoints_at(request.checkpoints), ranks, identity)
-        self.copies: list[nn.Module] = []
+        self.copies: dict[int, nn.Module] = {}  # by the id of the sharded module
 
     @cached_property
     def train_rows(self) -> Rows:
@@ -108,7 +108,7 @@ class Context:
         import copy
 
         if self._ranks.chosen(module, self._strategy) == "fsdp":
-            self.copies.append(copy.deepcopy(module).cpu())  # sharding changes the module itself; its form without it is needed in the end
+            self.copies[id(module)] = copy.deepcopy(module).cpu()  # sharding changes the module itself; its form without it is needed in the end
         return self._ranks.wrap(module, self._strategy)
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from kfp_foundry.components.common import store
-from kfp_foundry.components.common.errors import IntegrityError
+from kfp_foundry.components.common.errors import IntegrityError, UserError
 from kfp_foundry.components.common.learning.network.checkpoint import Checkpoints
 
 EVERY_SECONDS = "KFP_FOUNDRY_CHECKPOINT_SECONDS"
@@ -57,8 +57,16 @@ class StoreMirror:
 def checkpoints_at(uri: str) -> Checkpoints:
     """The checkpoints of a training at an address: there itself when it is a folder here, else here with a copy there."""
     address = store.address_of(uri)
-    timing = {"every_steps": int(os.environ.get(EVERY_STEPS, "0")), "every_seconds": float(os.environ.get(EVERY_SECONDS, "300"))}
+    steps, seconds = int(_number(EVERY_STEPS, 0)), _number(EVERY_SECONDS, 300)
     if address.is_local:
-        return Checkpoints(Path(address.path), **timing)  # type: ignore[arg-type]
+        return Checkpoints(Path(address.path), every_steps=steps, every_seconds=seconds)
     here = Path(tempfile.gettempdir()) / f"kfp-foundry-checkpoints-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
-    return Checkpoints(here, StoreMirror(uri), **timing)  # type: ignore[arg-type]
+    return Checkpoints(here, StoreMirror(uri), every_steps=steps, every_seconds=seconds)
+
+
+def _number(name: str, default: float) -> float:
+    given = os.environ.get(name, "")
+    try:
+        return float(given or default)
+    except ValueError as error:
+        raise UserError(f"{name} is {given!r}", where="environment", remedy="give a number") from error

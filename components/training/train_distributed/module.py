@@ -59,6 +59,8 @@ def train(request: Request, ranks: "Ranks") -> None:
     from kfp_foundry.components.training.train_distributed import returned
     from kfp_foundry.components.training.train_distributed.context import Context
 
+    if request.options.params:
+        raise UserError("params are those of our network, and a module is given", where="module", remedy="give the module its own in module_args")
     entry = _entry(request.module)
     contract = Contract.parse(store.read(request.contract).decode())
     calibrate.check(request.options.calibration, contract.task or Task.REGRESSION)

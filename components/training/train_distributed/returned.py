@@ -43,7 +43,7 @@ def plain(module: Any, context: "Context") -> nn.Module:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         weights = get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        module = context.copies[-1]
+        module = context.copies[id(module)]
         if context.rank == 0:
             module.load_state_dict(weights)
     copied: nn.Module = copy.deepcopy(module).cpu().eval()

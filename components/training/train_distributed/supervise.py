@@ -11,13 +11,13 @@ import logging
 import os
 import re
 import shutil
-import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from kfp_foundry.components.common import platform
 from kfp_foundry.components.common.errors import PlatformError, UserError
@@ -34,6 +34,7 @@ LOOPBACK = "127.0.0.1"
 log = logging.getLogger(__name__)
 
 Line = Callable[[str, str], None]
+Engine = Literal["forkserver", "torchrun"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Finished:
     """A training that ended well: how many ranks, who started them, and how long it took."""
 
     ranks: int
-    engine: str
+    engine: Engine
     seconds: float
 
 
@@ -102,39 +103,62 @@ def run(
         UserError: The training cannot be placed as asked.
     """
     count, on_gpus = placed(ranks, accelerators, request.device)
+    by_torchrun = restarts > 0 or (on_gpus and count > 1)
+    engine: Engine = "torchrun" if by_torchrun else "forkserver"
+    return launch(WORKER, request.argv(), count, engine, folder=folder, seconds=seconds, restarts=restarts, on_line=on_line)
+
+
+def launch(
+    module: str,
+    words: Sequence[str],
+    ranks: int,
+    engine: Engine,
+    *,
+    folder: Path,
+    seconds: float = 0.0,
+    restarts: int = 0,
+    on_line: Line | None = None,
+) -> Finished:
+    """Runs a module as several ranks to their end.
+
+    Args:
+        module: Run as `python -m`; when its work is done, rank 0 makes the file `DONE` in the folder that `FOLDER_VARIABLE` names.
+        words: Its command line.
+        ranks: How many.
+        engine: `forkserver` or `torchrun`.
+        folder: See `run`, as for the rest.
+        seconds: After which it has failed.
+        restarts: By torchrun.
+        on_line: Gets each line.
+
+    Raises:
+        FoundryError: A rank failed.
+        PlatformError: The folder cannot be written.
+    """
     started = time.monotonic()
     _clear(folder)
-    elastic = restarts > 0 or (on_gpus and count > 1)
-    environment = _environment(count, folder)
-    commands = _torchrun(request, count, restarts, environment) if elastic else _forks(request, count, environment)
+    environment = _environment(ranks, folder)
+    argv = [module, *words]
+    commands = _torchrun(argv, ranks, restarts, environment) if engine == "torchrun" else _forks(argv, ranks, environment)
     with Children(on_line or _log_line, folder) as children:
         for name, command in commands.items():
             children.start(name, command)
-        timed_out = _watch(children, folder, time.monotonic() + seconds if seconds > 0 else float("inf"))
+        timed_out = _watch(children, folder, started + seconds if seconds > 0 else float("inf"))
     if not (folder / DONE).exists():
         raise explain.failure(children.all, folder, seconds if timed_out else 0.0)
-    return Finished(count, "torchrun" if elastic else "forkserver", time.monotonic() - started)
+    return Finished(ranks, engine, time.monotonic() - started)
 
 
 def _watch(children: Children, folder: Path, deadline: float) -> bool:
-    """Follows the ranks to their end and sees to it; returns whether time ran out."""
-    kill_at, leave_by, timed_out, stopping = float("inf"), float("inf"), False, False
-    while children.running:
+    """Follows the ranks until one has failed or the result is there, and ends the rest; returns whether time ran out before that."""
+    done = folder / DONE
+    while children.running and not children.failed and not done.exists() and time.monotonic() < deadline:
         children.wait(TICK_SECONDS)
-        now, done = time.monotonic(), (folder / DONE).exists()
-        failed = any(child.code not in (None, 0) for child in children.all)
-        if done:
-            leave_by = min(leave_by, now + AFTER_SUCCESS_SECONDS)
-        if not stopping and ((failed and not done) or now > min(deadline if not done else float("inf"), leave_by)):
-            timed_out = not failed and not done
-            if done:
-                log.warning("%s did not leave after the training had ended, and is killed", ", ".join(child.name for child in children.running))
-            stopping, kill_at = True, now + GRACE_SECONDS
-            children.signal(signal.SIGTERM)
-        if now > kill_at:
-            children.signal(signal.SIGKILL)
-            kill_at = now + GRACE_SECONDS
-    return timed_out
+    late = bool(children.running) and not children.failed and not done.exists()
+    if done.exists() and not children.wait_for_all(AFTER_SUCCESS_SECONDS):
+        log.warning("%s did not leave after the training had ended, and is killed", ", ".join(child.name for child in children.running))
+    children.stop(GRACE_SECONDS)
+    return late
 
 
 def _clear(folder: Path) -> None:
@@ -157,7 +181,7 @@ def _environment(ranks: int, folder: Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in ("_KFP_RUNTIME", "RANK", "WORLD_SIZE", "LOCAL_RANK")} | own
 
 
-def _forks(request: Request, ranks: int, environment: Mapping[str, str]) -> dict[str, forkserver.Command]:
+def _forks(argv: Sequence[str], ranks: int, environment: Mapping[str, str]) -> dict[str, forkserver.Command]:
     shared = {
         **environment,
         "WORLD_SIZE": str(ranks),
@@ -166,17 +190,17 @@ def _forks(request: Request, ranks: int, environment: Mapping[str, str]) -> dict
         "MASTER_ADDR": LOOPBACK,
         "MASTER_PORT": str(_free_port()),
     }
-    argv, here = [WORKER, *request.argv()], str(Path.cwd())
+    here = str(Path.cwd())
     return {
         f"rank {rank}": forkserver.Command(argv, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, here, preloaded=True)
         for rank in range(ranks)
     }
 
 
-def _torchrun(request: Request, ranks: int, restarts: int, environment: Mapping[str, str]) -> dict[str, forkserver.Command]:
+def _torchrun(argv: Sequence[str], ranks: int, restarts: int, environment: Mapping[str, str]) -> dict[str, forkserver.Command]:
     words = ["--nnodes=1", f"--nproc-per-node={ranks}", f"--max-restarts={restarts}", "--monitor-interval=0.2"]
     words += ["--role=rank ", "--tee=3", f"--log-dir={environment[FOLDER_VARIABLE]}/torchrun"]
-    words += [f"--master-addr={LOOPBACK}", f"--master-port={_free_port()}", "-m", WORKER, *request.argv()]
+    words += [f"--master-addr={LOOPBACK}", f"--master-port={_free_port()}", "-m", *argv]
     return {"torchrun": forkserver.Command([sys.executable, "-m", "torch.distributed.run", *words], environment, str(Path.cwd()), preloaded=False)}
 
 

@@ -166,7 +166,7 @@ class Ranks:
         for stack in [child for child in placed.modules() if isinstance(child, nn.ModuleList)]:
             for block in stack:
                 fully_shard(block, mesh=mesh, mp_policy=policy)
-        fully_shard(placed, mesh=mesh, mp_policy=policy)
+        fully_shard(placed, mesh=mesh, mp_policy=policy, reshard_after_forward=True)  # a look at the parameters finds the parts after any pass
         return placed
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
