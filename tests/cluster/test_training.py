@@ -160,7 +160,7 @@ def test_a_mistake_in_a_rank_ends_it_in_seconds_with_its_own_words(here, cluster
 
 def test_a_deleted_training_goes_on_from_its_checkpoint(here, cluster, tables, flights, caplog, monkeypatch):
     caplog.set_level(logging.INFO)
-    long = {**FEW, "epochs": 40}
+    long = {**FEW, "epochs": 12}
     resources = replace_env(KFP_FOUNDRY_CHECKPOINT_STEPS="5")
     checkpoints = store.join(store.parent(tables["model"].uri), "ranks", "checkpoints")
     failure: list[Exception] = []
@@ -181,7 +181,28 @@ def test_a_deleted_training_goes_on_from_its_checkpoint(here, cluster, tables, f
     caplog.clear()
     train(tables, params=long, placement={"resources": resources})
     require_model(tables, flights)
-    assert "epoch 1 of 40" not in caplog.text
+    assert "taken up after epoch" in caplog.text
+
+
+def test_a_pod_that_is_lost_is_made_anew_and_the_training_goes_on(here, cluster, tables, flights, caplog):
+    caplog.set_level(logging.INFO)
+    long = {**FEW, "epochs": 12}
+    checkpoints = store.join(store.parent(tables["model"].uri), "ranks", "checkpoints")
+    lost: list[str] = []
+
+    def lose() -> None:
+        wait_for(lambda: store.names(checkpoints))
+        pods = cluster.pods({"jobset.sigs.k8s.io/jobset-name": cluster.list(TRAINJOB)[-1]["metadata"]["name"]})
+        lost.append(next(pod["metadata"]["name"] for pod in pods if "-node-0-1-" in pod["metadata"]["name"]))
+        client.CoreV1Api().delete_namespaced_pod(lost[0], cluster.namespace, grace_period_seconds=0)
+
+    watched = threading.Thread(target=lose)
+    watched.start()
+    train(tables, params=long, placement={"resources": replace_env(KFP_FOUNDRY_CHECKPOINT_STEPS="5")})
+    watched.join()
+    assert lost
+    require_model(tables, flights)
+    assert "taken up after epoch" in caplog.text
 
 
 def test_a_pytorchjob_of_two_nodes_gives_the_model(here, cluster, tables, flights, monkeypatch):
