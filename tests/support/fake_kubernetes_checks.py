@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fake_kubernetes_faults import Answer
-from fake_kubernetes_objects import Object, Objects, Resource
+from fake_kubernetes_objects import Object, Objects, Resource, now
 
 SCHEMAS = Path(__file__).parent.parent / "recordings" / "schemas"
 PRESERVES = "x-kubernetes-preserve-unknown-fields"
 TORCH_RESERVED = {"PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"}
+GO_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object", type(None): "null"}
+INJECTED = ("node", "dataset-initializer", "model-initializer")
 KATIB_NAME = re.compile(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?")
 RFC1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 EDITABLE = {"parallelTrialCount", "maxTrialCount", "maxFailedTrialCount"}
@@ -44,7 +46,7 @@ def checked(resource: Resource, body: Object, strict: bool, trainer: str, object
             message = f'{kind} in version "{resource.version}" cannot be handled as a {kind}: strict decoding error: {told}'
             raise Answer(400, message)
     stored = _pruned(rules, whole) if rules is not OPEN_SCHEMA else whole
-    _check_values(resource, rules, stored, body["metadata"].get("name", ""))
+    _check_values(resource, rules, stored, body["metadata"].get("name", ""), trainer)
     kept = {key: body[key] for key in ("metadata", "status") if key in body}
     stored |= kept
     webhook = WEBHOOKS.get(resource.plural)
@@ -109,18 +111,27 @@ def _pruned(rules: dict[str, Any], value: Any) -> Any:
     return kept
 
 
-def _check_values(resource: Resource, rules: dict[str, Any], body: Object, name: str) -> None:
+def _check_values(resource: Resource, rules: dict[str, Any], body: Object, name: str, trainer: str) -> None:
     from jsonschema import Draft7Validator
+
+    defaulted = resource.plural == "trainjobs" and trainer in ("2.2", "2.3")  # a webhook reads it before the schema is held against it
 
     for error in sorted(Draft7Validator(rules).iter_errors(body), key=lambda e: list(map(str, e.path))):
         field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.path).lstrip(".")
         if error.validator == "required":
-            missing = re.match(r"'(.+)' is a required property", error.message)
-            _invalid(resource, name, f"{field}.{missing[1] if missing else ''}".lstrip("."), "Required value", "FieldValueRequired")
+            missing = next(name for name in error.validator_value if name not in error.instance)
+            _invalid(resource, name, f"{field}.{missing}".lstrip("."), "Required value", "FieldValueRequired")
+        if defaulted and error.validator == "pattern":
+            why = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+            _denied("defaulter.trainjob.trainer.kubeflow.org", why, 400)
         if error.validator == "type":
-            told = f'"{type(error.instance).__name__}"'
-            wanted = error.validator_value
-            _invalid(resource, name, field, f"Invalid value: {told}: {field} in body must be of type {wanted}: {told}", "FieldValueTypeInvalid")
+            told, wanted = GO_TYPES[type(error.instance)], error.schema.get("format", error.validator_value)
+            if defaulted:
+                struct = str(error.path[-2]).capitalize() if len(error.path) > 1 else ""
+                why = f"json: cannot unmarshal {told} into Go struct field {struct}.{field} of type {wanted}"
+                _denied("defaulter.trainjob.trainer.kubeflow.org", why, 400)
+            why = f'Invalid value: "{told}": {field} in body must be of type {error.validator_value}: "{told}"'
+            _invalid(resource, name, field, why, "FieldValueTypeInvalid")
         _invalid(resource, name, field, f"Invalid value: {json.dumps(error.instance)}: {error.message}")
 
 
@@ -193,7 +204,10 @@ def _strangers(model: Any, value: Any, path: str) -> list[str]:
 
 
 def _denied(webhook: str, why: str, code: int = 403) -> typing.NoReturn:
-    raise Answer(code, f'admission webhook "{webhook}" denied the request: {why}', "Forbidden" if code == 403 else "BadRequest")
+    answer = Answer(code, f'admission webhook "{webhook}" denied the request: {why}')
+    if code != 403:  # such an answer gives no reason
+        answer.body.pop("reason")
+    raise answer
 
 
 def _admit_trainjob(body: Object, objects: Objects) -> None:
@@ -201,7 +215,9 @@ def _admit_trainjob(body: Object, objects: Objects) -> None:
     spec, meta = body["spec"], body["metadata"]
     if not RFC1035.fullmatch(meta["name"]) or len(meta["name"]) > 63:
         resource = Resource("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob")
-        _invalid(resource, meta["name"], "<nil>", 'Invalid value: "": metadata.name must match RFC 1035 DNS label format')
+        _invalid(resource, meta["name"], "<nil>", 'Invalid value: "object": metadata.name must match RFC 1035 DNS label format')
+    for patch in spec.get("runtimePatches") or []:
+        patch.setdefault("time", now())  # by the defaulting webhook
     spec["runtimeRef"] = ref = {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", **spec["runtimeRef"]}
     scoped = ref["kind"] == "TrainingRuntime"
     plural = "trainingruntimes" if scoped else "clustertrainingruntimes"
@@ -218,25 +234,21 @@ def _admit_trainjob(body: Object, objects: Objects) -> None:
     if reserved:
         shown, names = json.dumps(env, separators=(",", ":")), " ".join(reserved)
         _denied(hook, f"spec.trainer.env: Invalid value: {shown}: must not have reserved envs, invalid envs configured: [{names}]")
-    _check_patches(hook, spec, found)
+    _check_patches(hook, spec)
 
 
-def _check_patches(hook: str, spec: Object, runtime: Object) -> None:
-    """What Trainer 2.2 and later refuse in `runtimePatches`."""
-    jobs = runtime["spec"]["template"]["spec"]["replicatedJobs"]
-    containers = {job["name"]: {c["name"] for c in job["template"]["spec"]["template"]["spec"]["containers"]} for job in jobs}
-    shown = "spec.runtimePatches: Invalid value: " + json.dumps(spec.get("runtimePatches"), separators=(",", ":"))
+def _check_patches(hook: str, spec: Object) -> None:
+    """What Trainer 2.2 and later refuse in `runtimePatches`; a job or container that the runtime has not is let through."""
+    shown = "spec.runtimePatches: Invalid value: " + json.dumps(spec.get("runtimePatches"), separators=(",", ":"), sort_keys=True)
     for patch in spec.get("runtimePatches") or []:
+        if "/" not in patch["manager"] or "." not in patch["manager"].partition("/")[0]:
+            why = 'must be a domain-prefixed path (such as "acme.io/foo")'
+            _denied(hook, f'spec.runtimePatches.manager: Invalid value: "{patch["manager"]}": {why}')
         patched = ((patch.get("trainingRuntimeSpec") or {}).get("template") or {}).get("spec") or {}
         for job in patched.get("replicatedJobs") or []:
-            if job["name"] not in containers:
-                _denied(hook, f"{shown}: must not have replicated job that doesn't exist in the runtime job template")
             pod = (((job.get("template") or {}).get("spec") or {}).get("template") or {}).get("spec") or {}
-            for container in pod.get("containers") or []:
-                if container["name"] not in containers[job["name"]]:
-                    _denied(hook, f"{shown}: must not have container that doesn't exist in the runtime job {job['name']}")
-                if container.get("env") and container["name"] in ("node", "dataset-initializer", "model-initializer"):
-                    _denied(hook, f"{shown}: must not have envs for the dataset-initializer, model-initializer, node containers")
+            if any(c.get("env") and c["name"] in INJECTED for c in pod.get("containers") or []):
+                _denied(hook, f"{shown}: must not have envs for the dataset-initializer, model-initializer, node containers")
 
 
 def _admit_experiment(body: Object, objects: Objects) -> None:
@@ -265,4 +277,13 @@ def _admit_experiment(body: Object, objects: Objects) -> None:
         _denied(hook, f"spec.trialTemplate: Invalid value: parameters: {sorted(unreplaced)} in spec.trialTemplate not found in trialParameters", 400)
 
 
-WEBHOOKS = {"trainjobs": _admit_trainjob, "experiments": _admit_experiment}
+def _admit_pytorchjob(body: Object, objects: Objects) -> None:
+    for name, replica in body["spec"]["pytorchReplicaSpecs"].items():
+        containers = replica["template"]["spec"].get("containers") or []
+        if all(container["name"] != "pytorch" for container in containers):
+            where = f"spec.pytorchReplicaSpecs[{name}].template.spec.containers"
+            why = "Required value: must have at least one container with name pytorch"
+            _denied("validator.pytorchjob.training-operator.kubeflow.org", f"{where}: {why}")
+
+
+WEBHOOKS = {"trainjobs": _admit_trainjob, "pytorchjobs": _admit_pytorchjob, "experiments": _admit_experiment}

@@ -231,9 +231,10 @@ class Handler(BaseHTTPRequestHandler):
         wanted = (options.get("preconditions") or {}).get("uid")
         uid = current["metadata"]["uid"]
         if wanted and wanted != uid:
-            why = f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"
-            what = f'Operation cannot be fulfilled on {resource.qualified} "{request.name}"'
-            raise Answer(409, f"{what}: the UID in the precondition ({wanted}) does not match the UID in record ({uid}): {why}", "Conflict")
+            what = f'Operation cannot be fulfilled on {resource.kind}.{resource.group} "{request.name}"'
+            why = f"the UID in the precondition ({wanted}) does not match the UID in record ({uid})"
+            details = {"name": request.name, "group": resource.group, "kind": resource.kind}
+            raise Answer(409, f"{what}: {why}. The object might have been deleted and then recreated", "Conflict", details=details)
         propagation = options.get("propagationPolicy") or request.query.get("propagationPolicy") or "Background"
         gone = self.cluster.store.delete(resource, request.namespace, request.name, propagation)
         if gone["metadata"].get("deletionTimestamp"):
@@ -249,7 +250,8 @@ class Handler(BaseHTTPRequestHandler):
         version = meta.get("resourceVersion")
         if version and version != current["metadata"]["resourceVersion"]:
             why = "the object has been modified; please apply your changes to the latest version and try again"
-            raise Answer(409, f'Operation cannot be fulfilled on {resource.qualified} "{request.name}": {why}', "Conflict")
+            details = {"name": request.name, "group": resource.group, "kind": resource.plural}
+            raise Answer(409, f'Operation cannot be fulfilled on {resource.qualified} "{request.name}": {why}', "Conflict", details=details)
         if request.subresource == "status":
             changed = {**current, "status": changed.get("status")}
         else:

@@ -113,10 +113,15 @@ def test_an_immutable_field_is_refused_as_recorded(api, fake_cluster):
     assert json.loads(caught.value.body) == said[-1]
 
 
-def test_a_wrong_type_is_refused(api, fake_cluster):
-    with pytest.raises(client.ApiException, match=r"spec\.trainer\.numNodes in body must be of type integer") as caught:
-        create(api, train_job(numNodes="two"))
-    assert caught.value.status == 422
+def test_a_wrong_type_is_refused_by_the_webhook_that_reads_it_first(fake_cluster):
+    why = "json: cannot unmarshal string into Go struct field Trainer.spec.trainer.numNodes of type int32"
+    assert refusal(fake_cluster, train_job(numNodes="two"))["message"].endswith(f"denied the request: {why}")
+
+
+def test_a_wrong_type_is_refused_by_the_schema_where_there_is_no_such_webhook():
+    with FakeCluster(trainer="2.1") as cluster:
+        answer = refusal(cluster, train_job(numNodes="two"))
+    assert (answer["code"], answer["details"]["causes"][0]["field"]) == (422, "spec.trainer.numNodes")
 
 
 def test_a_watch_sees_every_change_and_goes_on_from_a_version(api, fake_cluster):
