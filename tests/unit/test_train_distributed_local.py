@@ -45,7 +45,7 @@ def test_rank_0_prints_the_losses_of_every_epoch_and_the_metrics(place):
 
 
 def test_the_documented_module_becomes_a_model_like_any_other(place, tmp_path, monkeypatch, flights):
-    code, *_ = re.findall(r"```python\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL) if "def train(context)" in block)
     (tmp_path / "my_training.py").write_text(code)
     monkeypatch.chdir(tmp_path)  # as a user who starts from the folder of the module
     found = train(place, 2, "my_training", {"epochs": 3}, work="mine", class_weight="balanced", calibration="sigmoid")
