@@ -166,7 +166,7 @@ def _parameter(name: str, parameter: Parameter) -> Object:
 
 
 def _command(search: Search) -> list[str]:
-    return ["python", "-m", MODULE, *(f"--{name}=${{trialParameters.{name}}}" for name in search.parameters)]
+    return ["python3", "-m", MODULE, *(f"--{name}=${{trialParameters.{name}}}" for name in search.parameters)]
 
 
 def _environment(trial: TrialTemplate) -> Objects:
