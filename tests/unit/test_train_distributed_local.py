@@ -8,12 +8,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from rank_training import request, train, write_tables
+from kfp import dsl
+from rank_training import PARAMS, request, train, write_tables
 
 from kfp_foundry.components.common.artifacts.model import ModelFolder
 from kfp_foundry.components.common.errors import PlatformError, UserError
 from kfp_foundry.components.common.learning.network.meeting import meet
-from kfp_foundry.components.training.train_distributed import forkserver, supervise
+from kfp_foundry.components.training.train_distributed import core, forkserver, supervise
 from kfp_foundry.components.training.train_distributed.request import Request
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs/training.md"
@@ -42,6 +43,17 @@ def test_rank_0_prints_the_losses_of_every_epoch_and_the_metrics(place):
     names = [found[2] for found in said if found]
     assert names[:8] == ["train_loss", "validation_loss"] * 4
     assert {"auc", "log_loss"} <= {*names[8:]}
+
+
+def test_the_step_leaves_a_model_a_page_and_metrics_and_no_checkpoints(place, artifact, tmp_path, monkeypatch):
+    monkeypatch.setenv("KFP_FOUNDRY_HOME", str(tmp_path / "home"))
+    inputs = [dsl.Artifact(uri=str(place / name), metadata={}) for name in ("train", "validation", "contract.yaml")]
+    model, metrics, report = artifact("model", dsl.Model), artifact("metrics", dsl.Metrics), artifact("report", dsl.HTML)
+    core.run(*inputs, model, metrics, report, {"ranks_per_node": 2, "target": "local"}, params=PARAMS)
+    assert ModelFolder.open(model).digest == model.metadata["digest"]
+    assert metrics.metadata["auc"] > 0.5
+    assert "residual_mlp" in Path(report.path).read_text()
+    assert not any((tmp_path / "home/training").iterdir())
 
 
 def test_the_documented_module_becomes_a_model_like_any_other(place, tmp_path, monkeypatch, flights):
