@@ -415,6 +415,33 @@ def test_what_katib_would_ignore_is_logged(cluster, fake_cluster, caplog):
     assert "on Katib: num_leaves: Katib's sobol ignores log" in caplog.text
 
 
+def test_the_shipped_role_is_enough(cluster, fake_cluster):
+    roles = list(yaml.safe_load_all((GOLDEN.parents[1] / "manifests" / "base" / "launcher-role.yaml").read_text()))
+    fake_cluster.allow_only(next(role["rules"] for role in roles if role["kind"] == "Role"))
+    trials = {"a": ended("Succeeded", "0.1"), "b": ended("Running")}
+    finished(fake_cluster, "Succeeded", trials, currentOptimalTrial=BEST)
+    assert tune(cluster, search=search_of(goal=0.2, max_trials=9)).winner().value == 0.1
+    assert len(fake_cluster.objects("trials")) == 1
+
+
+def test_an_image_that_cannot_be_pulled_ends_the_search_in_words(cluster, fake_cluster):
+    def work() -> None:
+        while not fake_cluster.objects("experiments"):
+            time.sleep(0.02)
+        name = fake_cluster.objects("experiments")[0]["metadata"]["name"]
+        waiting = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "nowhere/x:1"'}}
+        labels = {"katib.kubeflow.org/experiment": name, "katib.kubeflow.org/trial": f"{name}-a"}
+        status = {"phase": "Pending", "containerStatuses": [{"name": "trial", "image": "nowhere/x:1", "state": waiting}]}
+        fake_cluster.create("pods", {"metadata": {"name": f"{name}-a-x", "labels": labels}, "status": status})
+        fake_cluster.set_status("experiments", name, trials=1, trialsRunning=1)  # what Katib says of a trial whose pod waits
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    with pytest.raises(RemoteFailure, match=r"ImagePullBackOff.*nowhere/x:1.*check the image"):
+        tune(cluster)
+    assert not fake_cluster.objects("experiments"), "it would wait for ever"
+
+
 @pytest.mark.parametrize("name", ["train", "validation", "contract"])
 def test_data_that_only_this_machine_has_are_refused(name, cluster):
     with pytest.raises(UserError, match=r"/data/mine is on this machine, and trials run on others; keep the pipeline's artifacts in an object store"):
