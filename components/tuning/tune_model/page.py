@@ -89,7 +89,7 @@ def _verdict(report: Report, study: Study, search: Search) -> None:
         report.verdict("fail", f"{ENDS[study.reason]} {lost[0].message}" if lost else ENDS[study.reason])
         return
     told = f"{ENDS[study.reason]} Trial {best.number} is the best: {search.metric} {human(best.value)}."
-    report.verdict("warn" if lost else "pass", f"{told} {len(lost)} trials failed." if lost else told)
+    report.verdict("warn" if lost else "pass", f"{told} {'One trial' if len(lost) == 1 else f'{len(lost)} trials'} failed." if lost else told)
 
 
 def _summary(report: Report, study: Study, search: Search) -> None:

@@ -45,21 +45,18 @@ def main() -> None:
         recipe = json.loads(control.makefile("rb").readline())
         try:
             objective = _make(recipe)
-        except Exception as error:
-            control.sendall(_line({"error": _told(error)}))
+        except FoundryError as error:
+            told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
+            control.sendall(_line({"error": told}))
             return
+        except Exception as error:
+            what, remedy = f"unexpected {type(error).__name__}: {error}", "the traceback is in the log, please report it"
+            control.sendall(_line({"error": {"kind": "FoundryError", "what": what, "where": "tuning", "remedy": remedy}}))
+            raise
         control.sendall(_line({"ready": True}))
         gc.collect()
         gc.freeze()  # else a worker's first collection would write to all pages, and so copy them
         _fork_workers(control, objective)
-
-
-def _told(error: Exception) -> dict[str, str]:
-    if isinstance(error, FoundryError):
-        return {"kind": type(error).__name__, "what": error.what, "where": error.where, "remedy": error.remedy}
-    traceback.print_exc()
-    what = f"unexpected {type(error).__name__}: {error}"
-    return {"kind": "FoundryError", "what": what, "where": "tuning", "remedy": "the traceback is in the log, please report it"}
 
 
 def die_with(parent: int) -> None:
@@ -109,9 +106,10 @@ def _be_worker(control: socket.socket, channel: socket.socket, keeper: int, obje
         for order in channel.makefile("rb"):
             channel.sendall(_line(run(objective, json.loads(order))))
         code = 0
-    except BaseException:  # whatever it is, nothing of the keeper's may run in this process
+    except BaseException:
         traceback.print_exc()
-    finally:
+        raise
+    finally:  # whatever it is, nothing of the keeper's may run in this process
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
