@@ -94,16 +94,10 @@ def train(
 
     Raises:
         UserError: A parameter is wrong, or contradicts another one.
-        DataError: The rows cannot be learned from.
-        PlatformError: Something that it needs is not there.
-        RemoteFailure: The remote training failed.
-        FoundryError: A rank failed on this machine, or the graph differs from the model.
+        FoundryError: As `run` says.
     """
     placement.check()
-    if strategy not in STRATEGIES:
-        raise UserError(f"strategy is {strategy!r}", where=WHERE, remedy=close_names(strategy, list(STRATEGIES)))
-    if not module:
-        _check(options, Contract.load(contract.path))
+    _check(options, Contract.load(contract.path), strategy, module)
     choice = platform.choose(placement.target)
     log.info("training where: %s (%s)", choice.where, choice.why)
     identity = _identity(train_rows, validation, contract, options, strategy, module, module_args or {})
@@ -130,8 +124,12 @@ def train(
         _deliver(found, model, metrics, report)
 
 
-def _check(options: Options, contract: Contract) -> None:
+def _check(options: Options, contract: Contract, strategy: str, module: str) -> None:
     """Refuses before any machine is asked for what the ranks would refuse after it."""
+    if strategy not in STRATEGIES:
+        raise UserError(f"strategy is {strategy!r}", where=WHERE, remedy=close_names(strategy, list(STRATEGIES)))
+    if module:  # its parameters are its own
+        return
     task = contract.task or Task.REGRESSION
     data.target_of(contract)
     parameters.complete(options.algorithm, options.params, task)

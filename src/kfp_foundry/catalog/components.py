@@ -20,7 +20,7 @@ AREAS = ("ingestion", "validation", "features", "tuning", "training", "evaluatio
 _TYPING = ("dsl.", "typing.")
 _OPTIONAL = re.compile(r"^Optional\[(.*)\]$")
 _PORT = re.compile(r"(Input|Output)\[(.*)\]")
-ERRORS = ("UserError", "DataError", "IntegrityError", "PlatformError", "GateRefused", "RowError")
+ERRORS = ("UserError", "DataError", "IntegrityError", "PlatformError", "RemoteFailure", "GateRefused", "RowError")
 
 
 @dataclass(frozen=True)
