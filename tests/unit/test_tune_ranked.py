@@ -31,12 +31,12 @@ def free_port() -> str:
 
 @pytest.fixture
 def node(flights_addresses, tmp_path):
-    """Runs the node of a TrainJob with two ranks; gives its exit code and what it wrote."""
+    """Runs the node of a TrainJob; gives its exit code and what it wrote."""
 
-    def run(values=VALUES):
+    def run(values=VALUES, ranks=2):
         body = render(TrialTemplate(images.TORCH, given(flights_addresses), ranks_per_node=2), {"name": "tune"})
         trainer = substituted(body, values)["spec"]["trainer"]
-        operator = {"NNODES": "1", "NPROC_PER_NODE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+        operator = {"NNODES": "1", "NPROC_PER_NODE": str(ranks), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
         code = run_container(trainer, tmp_path / "log", OMP_NUM_THREADS="1", **{f"PET_{name}": value for name, value in operator.items()})
         return code, (tmp_path / "log").read_text()
 
@@ -53,7 +53,7 @@ def test_two_ranks_train_together_and_one_of_them_reports(node):
 
 @pytest.mark.slow
 def test_a_mistake_ends_the_node_with_the_code_that_is_not_tried_again(node):
-    code, written = node({**VALUES, "learning_rate": "-1"})
+    code, written = node({**VALUES, "learning_rate": "-1"}, ranks=1)
     assert code == ranked.FINAL
     assert "error: training: learning_rate is -1; give a number above 0" in written
 
