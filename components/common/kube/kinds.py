@@ -185,7 +185,7 @@ EXPERIMENT = Kind(
     done=("Succeeded",),
     failed=("Failed",),
     has_run=_experiment_has_run,
-    comes_with="Katib 0.17 or later",
+    comes_with="Katib 0.18 or later",
 )
 JOB = Kind(
     "batch",

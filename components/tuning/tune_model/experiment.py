@@ -212,7 +212,7 @@ def _job(trial: TrialTemplate, labels: Mapping[str, str]) -> Object:
 
 
 def _trainjob(trial: TrialTemplate, labels: Mapping[str, str]) -> Object:
-    """A TrainJob of the fields that all versions of Trainer have in common; the rest stands in its runtime."""
+    """A TrainJob, which Katib takes since 0.19, of the fields that all versions of Trainer share; the rest stands in its runtime."""
     pod, search = trial.pod, trial.given.search
     if search.early_stopping:
         raise UserError(
