@@ -233,6 +233,25 @@ def test_a_pipeline_root_on_a_disk_is_refused_with_the_way_out(step):
         step()
 
 
+def test_a_store_that_the_step_cannot_read_is_told_before_machines_are_asked_for(step, fake_cluster, volume):
+    (volume / "contract").rename(volume / "moved")
+    step.artifacts["contract"].path = str(volume / "moved")
+    with pytest.raises(FoundryError, match=r"contract: there is no such file"):
+        step()
+    assert fake_cluster.requests == []
+
+
+def test_checkpoints_that_cannot_be_removed_fail_no_training(step, trained, fake_cluster, monkeypatch, caplog):
+    def refuse(uri):
+        raise PlatformError("the store refuses", where=uri, remedy="ask its owner")
+
+    fake_cluster.replay("trainjob-complete", speed=100)
+    trained()
+    monkeypatch.setattr(store, "remove", refuse)
+    step()
+    assert "the checkpoints stay: pvc://runs/flights/run-1/train/ranks/checkpoints: the store refuses" in caplog.text
+
+
 def test_a_table_that_is_no_dataset_is_told_before_machines_are_asked_for(step, fake_cluster):
     (Path(step.artifacts["train"].path) / "dataset.json").unlink()
     with pytest.raises(FoundryError, match=r"no readable dataset\.json"):

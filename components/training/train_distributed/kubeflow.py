@@ -36,7 +36,8 @@ def run(request: Request, placement: Placement, model_uri: str, cluster: Cluster
 
     Raises:
         UserError: Something that was asked for contradicts itself, or cannot be reached from pods.
-        PlatformError: The cluster lacks a kind, a runtime or a right.
+        DataError: The contract is not in the store.
+        PlatformError: The cluster lacks a kind, a runtime or a right, or the store refuses.
         RemoteFailure: The training failed; the message has its last lines.
     """
     placement.check()
@@ -45,6 +46,7 @@ def run(request: Request, placement: Placement, model_uri: str, cluster: Cluster
     problem = unreachable(placed)
     if problem:
         raise problem
+    store.read(placed.contract)  # a step that cannot read the store would learn that when the training is over
     there = cluster or Cluster.connect()
     kind = _kind(there)
     task = Task.of(model_uri, there)
@@ -56,8 +58,15 @@ def run(request: Request, placement: Placement, model_uri: str, cluster: Cluster
     finished = launch(there, kind, body, limits=limits)
     _require_result(finished, kind, name, placed)
     if not request.checkpoints:  # a training that is done needs none; a folder that the user named is the user's
-        store.remove(placed.checkpoints)
+        _remove(placed.checkpoints)
     return placed
+
+
+def _remove(checkpoints: str) -> None:
+    try:
+        store.remove(checkpoints)
+    except PlatformError as error:
+        log.warning("the checkpoints stay: %s", error)
 
 
 def trainjob_body(work: Workload, runtime: str, cluster: Cluster) -> Object:
