@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TYPED := build/typed/kfp_foundry
 
-.PHONY: help demo test check lint types lock docs clean
+.PHONY: help torch demo test check lint types lock docs clean
 
 help:  ## Shows this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -21,6 +21,8 @@ $(BIN)/.ready: requirements.lock pyproject.toml
 $(BIN)/.torch: $(BIN)/.ready requirements-torch.lock
 	UV_COMPILE_BYTECODE=1 $(BIN)/uv pip install --quiet --require-hashes -r requirements-torch.lock
 	@touch $@
+
+torch: $(BIN)/.torch  ## Adds PyTorch, for trainer=torch
 
 demo: $(BIN)/.ready  ## Trains, registers, serves and checks a model on real flights
 	$(BIN)/kfp-foundry demo
