@@ -23,6 +23,7 @@ TAILS = 200  # pods whose last lines are kept
 FIRST_PAUSE = 0.5  # seconds between attempts to go on with a log
 LONGEST_PAUSE = 5.0
 LIST_SECONDS = 2.0
+NEWS_SECONDS = 30.0  # after the launch or a new pod, pods are looked for four times as often: a mistake may end one in a second
 GRACE_SECONDS = 10.0
 SILENCE_SECONDS = 30.0  # a connection that is silent for so long is made anew: it may be dead
 MARK_LENGTH = 300  # characters by which a line is known again
@@ -114,6 +115,7 @@ class Follower:
         self._source = source
         self._show = show or (lambda pod, line: log.info("%s: %s", pod, line))
         self._lock = threading.Lock()
+        self._news = time.monotonic()
         self._closing = threading.Event()
         self._given_up = threading.Event()
         self._known: dict[str, Object] = {}  # by uid, also when the pod is gone
@@ -175,7 +177,8 @@ class Follower:
             self._start_readers()
             if last_round:
                 return
-            self._closing.wait(LIST_SECONDS)
+            recent = time.monotonic() - self._news < NEWS_SECONDS
+            self._closing.wait(LIST_SECONDS / 4 if recent else LIST_SECONDS)
 
     def _look(self) -> None:
         try:
@@ -184,6 +187,8 @@ class Follower:
             self._tell_once(f"cannot look at the pods: {error}")
             return
         with self._lock:
+            if set(found) - set(self._known):
+                self._news = time.monotonic()
             self._known |= found
             self._present = set(found)
 
