@@ -40,7 +40,7 @@ from kfp_foundry.components.common.learning.network.step import loss_of, make_op
 from kfp_foundry.components.common.learning.network.table import Batch, Layout, Table
 
 RESULTS = Path(__file__).parent / "results"
-NUMBERS, BINS = 30, 48
+NUMBERS, BINS = 30, 32
 WIDTHS = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 MADE = 1_000_000  # rows made at once
 WARM_UP = 20  # steps

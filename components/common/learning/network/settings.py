@@ -41,16 +41,16 @@ class Settings:
 
     epochs: int = 20
     batch_size: int = 1024
-    learning_rate: float = 0.002
+    learning_rate: float = 0.001
     warmup: float = 0.1
-    weight_decay: float = 0.01
-    width: int = 256
+    weight_decay: float = 0.05
+    width: int = 192
     blocks: int = 2
     expansion: float = 1.0
-    dropout: float = 0.15
+    dropout: float = 0.25
     input_dropout: float = 0.0
     embedding_size: int = 0
-    bins: int = 48
+    bins: int = 32
     clip_norm: float = 1.0
     patience: int = 5
     precision: str = "auto"
