@@ -154,7 +154,7 @@ def test_a_trainjob_gives_the_same_model_as_this_machine(here, tables, tmp_path,
 def test_a_mistake_in_a_rank_ends_it_in_seconds_with_its_own_words(here, cluster, tables):
     started = time.monotonic()
     with pytest.raises(FoundryError, match="no_such_module_of_mine"):
-        train(tables, module="no_such_module_of_mine")
+        train(tables, params={}, module="no_such_module_of_mine")
     assert time.monotonic() - started < 60
 
 

@@ -207,6 +207,7 @@ def refused(fake, parameters, error, message):
         refused(lambda f: None, {"accelerators": 1, "ranks_per_node": 2}, UserError, r"2 ranks for 1 accelerators per node; give ranks_per_node=1"),
         refused(lambda f: None, {"nodes": 0}, UserError, r"nodes is 0; give 1 or more"),
         refused(lambda f: None, {"params": {"widht": 3}}, UserError, r"widht.*did you mean 'width'"),
+        refused(lambda f: None, {"module": "mine", "params": {"width": 3}}, UserError, r"params are those of our network, and a module is given"),
         refused(lambda f: None, {"calibration": "plat"}, UserError, r"plat"),
         refused(lambda f: None, {"strategy": "dpp"}, UserError, r"strategy is 'dpp'; did you mean 'ddp'\?"),
         refused(lambda f: None, {"target": "kubflow"}, UserError, r"target is 'kubflow'; did you mean 'kubeflow'\?"),

@@ -22,6 +22,7 @@ from kfp_foundry.components.common.kube.names import digest
 from kfp_foundry.components.common.learning import calibrate, data, parameters
 from kfp_foundry.components.common.learning.fit import Options
 from kfp_foundry.components.common.step import step
+from kfp_foundry.components.training.train_distributed import module as own_module
 from kfp_foundry.components.training.train_distributed import outcome
 from kfp_foundry.components.training.train_distributed.placement import WHERE, Placement
 from kfp_foundry.components.training.train_distributed.request import Request
@@ -128,7 +129,8 @@ def _check(options: Options, contract: Contract, strategy: str, module: str) -> 
     """Refuses before any machine is asked for what the ranks would refuse after it."""
     if strategy not in STRATEGIES:
         raise UserError(f"strategy is {strategy!r}", where=WHERE, remedy=close_names(strategy, list(STRATEGIES)))
-    if module:  # its parameters are its own
+    if module:
+        own_module.check(options, contract)
         return
     task = contract.task or Task.REGRESSION
     data.target_of(contract)

@@ -32,6 +32,17 @@ if TYPE_CHECKING:
 ENTRY = "train"
 
 
+def check(options: fit.Options, contract: Contract) -> None:
+    """Refuses options that a module of the user's own cannot have.
+
+    Raises:
+        UserError: Parameters of our network, or an unfit calibration.
+    """
+    if options.params:
+        raise UserError("params are those of our network, and a module is given", where="module", remedy="give the module its own in module_args")
+    calibrate.check(options.calibration, contract.task or Task.REGRESSION)
+
+
 class Agreed(NamedTuple):
     """What rank 0 finds in all training rows, for every rank.
 
@@ -59,11 +70,9 @@ def train(request: Request, ranks: "Ranks") -> None:
     from kfp_foundry.components.training.train_distributed import returned
     from kfp_foundry.components.training.train_distributed.context import Context
 
-    if request.options.params:
-        raise UserError("params are those of our network, and a module is given", where="module", remedy="give the module its own in module_args")
     entry = _entry(request.module)
     contract = Contract.parse(store.read(request.contract).decode())
-    calibrate.check(request.options.calibration, contract.task or Task.REGRESSION)
+    check(request.options, contract)
     agreed = _agree(request, contract, ranks)
     context = Context(request, contract, ranks, agreed.labels, agreed.plan, agreed.factors, _shard(request, contract, ranks, agreed.share))
     _seed(request.options.seed)
