@@ -50,7 +50,7 @@ class Journal:
         with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
             _cut_half_line(self.path)
-            self._study = _open(self.path, search)
+            self._study = _open_or_begin(self.path, search)
         self._told = sum(trial.state.is_finished() for trial in self._all())
         self._again_if_failed()
 
@@ -162,22 +162,44 @@ class Journal:
 def _open(path: Path, search: Search) -> "OptunaStudy":
     import optuna
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage = JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, _Alone())))
+    storage = JournalStorage(_backend(path))
     pruner = optuna.pruners.NopPruner()
     return optuna.create_study(study_name=NAME, storage=storage, direction=search.direction, pruner=pruner, load_if_exists=True)
 
 
-class _Alone:
-    """A lock that locks nothing: Optuna's own outlives `kill -9`, and one process at a time is here anyway."""
+def _open_or_begin(path: Path, search: Search) -> "OptunaStudy":
+    """The study of a file; one that cannot be read, as after a power cut, is put aside and the search begins anew."""
+    try:
+        return _open(path, search)
+    except (ValueError, KeyError) as error:
+        aside = path.with_suffix(".damaged")
+        log.warning("%s cannot be read (%s): it is kept as %s, and the search begins anew", path, error, aside.name)
+        path.replace(aside)
+        return _open(path, search)
 
-    def acquire(self) -> bool:
-        return True
 
-    def release(self) -> None:
-        return None
+def _backend(path: Path) -> Any:
+    """Optuna's file, written without its lock, which outlives `kill -9`, and without a wait for the disk at each line.
+
+    What the kernel was given survives `kill -9`; a power cut may take the last lines, whose trials are run again.
+    """
+    from optuna.storages.journal import JournalFileBackend
+
+    class Alone:
+        def acquire(self) -> bool:
+            return True
+
+        def release(self) -> None:
+            return None
+
+    class File(JournalFileBackend):
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            with path.open("ab") as file:
+                file.write(b"".join(json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in logs))
+
+    return File(str(path), lock_obj=cast(Any, Alone()))
 
 
 def _fixed(params: Mapping[str, Scalar]) -> Any:

@@ -85,36 +85,27 @@ class _Run:
         self.ended = journal.ended()
         self.running: dict[int, Running] = {}
         self.kills: dict[int, int] = {}
+        # The trials that count: those that have ended, from the first on without a gap, up to the one that ended the search.
+        self.row: list[Trial] = []
+        self.reason: Reason | None = None
+        self._advance()
 
     def run(self) -> Study:
         if self.ended:
             log.info("%d trials of this search have been run before", len(self.ended))
-        if self._reason() is None:
+        if self.reason is None:
             with Crew(self.recipe, workers(self.search)) as crew:
-                while self._reason() is None:
+                while self.reason is None:
                     self._fill(crew)
                     for slot, answer in crew.wait(self._patience()):
                         self._take(slot, answer)
                     self._end_late(crew)
-        return conclude(self._counted(), self.search)
+        return conclude(self.row, self.search)
 
-    def _row(self) -> list[Trial]:
-        """The trials that have ended, from the first on without a gap."""
-        found: list[Trial] = []
-        while len(found) < self.search.max_trials and len(found) in self.ended:
-            found.append(self.ended[len(found)])
-        return found
-
-    def _reason(self) -> Reason | None:
-        return reason_to_end(self._counted(), self.search)
-
-    def _counted(self) -> list[Trial]:
-        """The row up to the trial that ended the search."""
-        row = self._row()
-        for count in range(1, len(row)):
-            if reason_to_end(row[:count], self.search) is not None:
-                return row[:count]
-        return row
+    def _advance(self) -> None:
+        while self.reason is None and len(self.row) in self.ended and len(self.row) < self.search.max_trials:
+            self.row.append(self.ended[len(self.row)])
+            self.reason = reason_to_end(self.row, self.search)
 
     def _fill(self, crew: Crew) -> None:
         """Gives every worker without a trial the next one that may start."""
@@ -123,8 +114,7 @@ class _Run:
             if slot in self.running or number is None:
                 continue
             behind = window(self.search)
-            row = self._row()
-            before = row if behind is None else row[: max(0, number - behind + 1)]
+            before = self.row if behind is None else self.row[: max(0, number - behind + 1)]
             params = self.journal.ask(number, before)
             limits = stopping.limits(self.search, number, before)
             order = {"number": number, "params": params, "metric": self.search.metric, "direction": self.search.direction, "limits": asdict(limits)}
@@ -137,7 +127,7 @@ class _Run:
         busy = {trial.number for trial in self.running.values()}
         number = next(count for count in range(self.search.max_trials + 1) if count not in self.ended and count not in busy)
         behind = window(self.search)
-        waits = behind is not None and number - behind + 1 > len(self._row())
+        waits = behind is not None and number - behind + 1 > len(self.row)
         return None if number >= self.search.max_trials or waits else number
 
     def _take(self, slot: int, answer: dict[str, Any] | None) -> None:
@@ -152,7 +142,8 @@ class _Run:
 
     def _record(self, number: int, answer: dict[str, Any]) -> None:
         trial = self.ended[number] = self.journal.record(number, answer)
-        best = conclude(self._row(), self.search).best
+        self._advance()
+        best = conclude(self.row, self.search).best
         leader = f"; best {human(best.value)} in trial {best.number}" if best is not None else ""
         said = trial.message or (f"{self.search.metric} {human(trial.value)}" if trial.value is not None else "")
         log.info("trial %d %s in %.1f s: %s%s", number, trial.state, trial.seconds, said, leader)
