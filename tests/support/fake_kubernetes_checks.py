@@ -51,7 +51,7 @@ def checked(resource: Resource, body: Object, strict: bool, trainer: str, object
     stored |= kept
     webhook = WEBHOOKS.get(resource.plural)
     if webhook:
-        webhook(stored, objects)
+        webhook(stored, objects, trainer)
     return stored
 
 
@@ -210,14 +210,14 @@ def _denied(webhook: str, why: str, code: int = 403) -> typing.NoReturn:
     raise answer
 
 
-def _admit_trainjob(body: Object, objects: Objects) -> None:
+def _admit_trainjob(body: Object, objects: Objects, trainer: str) -> None:
     hook = "validator.trainjob.trainer.kubeflow.org"
     spec, meta = body["spec"], body["metadata"]
     if not RFC1035.fullmatch(meta["name"]) or len(meta["name"]) > 63:
         resource = Resource("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob")
         _invalid(resource, meta["name"], "<nil>", 'Invalid value: "object": metadata.name must match RFC 1035 DNS label format')
-    for patch in spec.get("runtimePatches") or []:
-        patch.setdefault("time", now())  # by the defaulting webhook
+    for i, patch in enumerate(spec.get("runtimePatches") or []):
+        spec["runtimePatches"][i] = {"manager": patch["manager"], "time": now(), **patch}  # by the defaulting webhook
     spec["runtimeRef"] = ref = {"apiGroup": "trainer.kubeflow.org", "kind": "ClusterTrainingRuntime", **spec["runtimeRef"]}
     scoped = ref["kind"] == "TrainingRuntime"
     plural = "trainingruntimes" if scoped else "clustertrainingruntimes"
@@ -234,12 +234,13 @@ def _admit_trainjob(body: Object, objects: Objects) -> None:
     if reserved:
         shown, names = json.dumps(env, separators=(",", ":")), " ".join(reserved)
         _denied(hook, f"spec.trainer.env: Invalid value: {shown}: must not have reserved envs, invalid envs configured: [{names}]")
-    _check_patches(hook, spec)
+    _check_patches(hook, spec, found, trainer)
 
 
-def _check_patches(hook: str, spec: Object) -> None:
-    """What Trainer 2.2 and later refuse in `runtimePatches`; a job or container that the runtime has not is let through."""
-    shown = "spec.runtimePatches: Invalid value: " + json.dumps(spec.get("runtimePatches"), separators=(",", ":"), sort_keys=True)
+def _check_patches(hook: str, spec: Object, runtime: Object, trainer: str) -> None:
+    """What Trainer 2.2 and later refuse in `runtimePatches`, as tried: 2.3.0 lets through a job that the runtime has not."""
+    known = {job["name"] for job in runtime["spec"]["template"]["spec"]["replicatedJobs"]}
+    shown = "spec.runtimePatches: Invalid value: " + json.dumps(spec.get("runtimePatches"), separators=(",", ":"))
     for patch in spec.get("runtimePatches") or []:
         if "/" not in patch["manager"] or "." not in patch["manager"].partition("/")[0]:
             why = 'must be a domain-prefixed path (such as "acme.io/foo")'
@@ -247,11 +248,14 @@ def _check_patches(hook: str, spec: Object) -> None:
         patched = ((patch.get("trainingRuntimeSpec") or {}).get("template") or {}).get("spec") or {}
         for job in patched.get("replicatedJobs") or []:
             pod = (((job.get("template") or {}).get("spec") or {}).get("template") or {}).get("spec") or {}
-            if any(c.get("env") and c["name"] in INJECTED for c in pod.get("containers") or []):
+            containers = pod.get("containers") or []
+            if trainer == "2.2" and job["name"] not in known:
+                _denied(hook, f"{shown}: must not have replicated job that doesn't exist in the runtime job template")
+            if any(c.get("env") and c["name"] in INJECTED for c in containers):
                 _denied(hook, f"{shown}: must not have envs for the dataset-initializer, model-initializer, node containers")
 
 
-def _admit_experiment(body: Object, objects: Objects) -> None:
+def _admit_experiment(body: Object, objects: Objects, trainer: str) -> None:
     hook = "validator.experiment.katib.kubeflow.org"
     spec, name = body["spec"], body["metadata"]["name"]
     if not KATIB_NAME.fullmatch(name):
@@ -277,7 +281,7 @@ def _admit_experiment(body: Object, objects: Objects) -> None:
         _denied(hook, f"spec.trialTemplate: Invalid value: parameters: {sorted(unreplaced)} in spec.trialTemplate not found in trialParameters", 400)
 
 
-def _admit_pytorchjob(body: Object, objects: Objects) -> None:
+def _admit_pytorchjob(body: Object, objects: Objects, trainer: str) -> None:
     for name, replica in body["spec"]["pytorchReplicaSpecs"].items():
         containers = replica["template"]["spec"].get("containers") or []
         if all(container["name"] != "pytorch" for container in containers):
