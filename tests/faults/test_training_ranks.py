@@ -109,6 +109,16 @@ def test_a_training_goes_on_with_fewer_ranks_and_with_more(place, strategy):
     assert found["metrics"]["auc"] > 0.6
 
 
+def test_a_fork_server_that_is_killed_takes_its_ranks_along(place):
+    supervisor = Supervisor(place, 2, "user_training", faulty(place, epoch=1, fault="hang"))
+    ranks = until(lambda: len(found := supervisor.ranks()) == 2 and found)
+    (server,) = {*supervisor.family()} - {*ranks, supervisor.process.pid}
+    os.kill(server, signal.SIGKILL)
+    until(lambda: not supervisor.family(), seconds=30)
+    said = "error: training: the process that starts ranks was ended, perhaps for lack of memory; run again: it goes on from the last checkpoint"
+    assert supervisor.log.read_text().splitlines()[-1] == said
+
+
 def test_the_failing_rank_s_error_is_the_message_and_its_traceback_a_note(place):
     with pytest.raises(FoundryError) as caught:
         train(place, 2, "user_training", faulty(place, rank=1, epoch=1, fault="raise"))

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from kfp_foundry.components.common import processes
+from kfp_foundry.components.common.errors import PlatformError
 from kfp_foundry.components.common.files import unwritable
 from kfp_foundry.components.training.train_distributed import forkserver
 
@@ -33,6 +34,7 @@ class Child:
         token: Tells it from a later process of that number.
         code: Its exit code, negative for a signal; None while it runs.
         asked: Whether it was signalled from here.
+        lost: Whether its server ended before it could tell the exit code, and took it along.
         tail: Its last lines.
     """
 
@@ -42,6 +44,7 @@ class Child:
     token: str = ""
     code: int | None = None
     asked: bool = False
+    lost: bool = False
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
 
 
@@ -91,7 +94,7 @@ class Children:
         """Starts one more.
 
         Raises:
-            PlatformError: Its log cannot be written.
+            PlatformError: Its log cannot be written, or the fork server ended in this moment.
         """
         path = self._folder / f"{name.replace(' ', '-')}.log"
         try:
@@ -105,6 +108,8 @@ class Children:
         self._selector.register(reading, selectors.EVENT_READ)
         try:
             status = forkserver.shared().start(command, writing)
+        except BrokenPipeError as error:
+            raise PlatformError("the process that starts ranks has just ended", where=name, remedy="run again") from error
         finally:
             os.close(writing)
         os.set_blocking(status, False)
@@ -191,7 +196,8 @@ class Children:
             else:
                 child.code = fact["code"]
         if not data or child.code is not None:
-            child.code = LOST if child.code is None else child.code
+            child.lost = child.code is None
+            child.code = LOST if child.lost else child.code
             self._close_status(fd)
 
     def _close_status(self, fd: int) -> None:

@@ -34,6 +34,8 @@ def failure(children: Sequence[Child], folder: Path, seconds: float) -> FoundryE
     if seconds:
         where = "; ".join(f"{name} is at {stack}" for name, stack in stacks.items()) or "no rank says where it is"
         return FoundryError(f"not finished after {seconds:.0f} s; {where}", where=WHERE, remedy="give it more time, or see why it waits there")
+    if any(child.lost and not child.asked for child in children):
+        return PlatformError("the process that starts ranks was ended, perhaps for lack of memory", where=WHERE, remedy=RESUME)
     killed = _killed(children)
     if killed:
         return killed
