@@ -65,14 +65,25 @@ def check_change(resource: Resource, old: Object, new: Object, trainer: str) -> 
         raise Answer(400, f'admission webhook "validator.experiment.katib.kubeflow.org" denied the request: spec: Forbidden: {why}', "Forbidden")
     fields = schema(resource.plural, trainer)["properties"].get("spec", {}).get("properties", {})
     for field in changed:
-        if any(rule["rule"] == "self == oldSelf" for rule in fields.get(field, {}).get("x-kubernetes-validations", [])):
-            type_name = "object" if isinstance(after.get(field), dict) else "string"
-            _invalid(resource, name, f"spec.{field}", f'Invalid value: "{type_name}": field is immutable')
+        for rule in fields.get(field, {}).get("x-kubernetes-validations", []):
+            if rule["rule"] == "self == oldSelf":
+                type_name = GO_TYPES[type(after.get(field))]
+                _invalid(resource, name, f"spec.{field}", f'Invalid value: "{type_name}": {rule["message"]}')
 
 
-def _invalid(resource: Resource, name: str, field: str, why: str, reason: str = "FieldValueInvalid") -> typing.NoReturn:
-    details = {"name": name, "group": resource.group, "kind": resource.kind, "causes": [{"reason": reason, "message": why, "field": field}]}
-    raise Answer(422, f'{resource.kind}.{resource.group} "{name}" is invalid: {field}: {why}', details=details)
+UNCHECKED = 'Invalid value: "null": some validation rules were not checked because the object was invalid; correct the existing errors'
+
+
+def _invalid(resource: Resource, name: str, field: str, why: str, reason: str = "FieldValueInvalid", unchecked: bool = False) -> typing.NoReturn:
+    """A 422; `unchecked` when further rules of the kind could not be held against a value of a wrong shape."""
+    causes = [{"reason": reason, "message": why, "field": field}]
+    told = f"{field}: {why}"
+    if unchecked:
+        rest = f"{UNCHECKED} to complete validation"
+        causes.append({"reason": "FieldValueInvalid", "message": rest, "field": "<nil>"})
+        told = f"[{told}, <nil>: {rest}]"
+    details = {"name": name, "group": resource.group, "kind": resource.kind, "causes": causes}
+    raise Answer(422, f'{resource.kind}.{resource.group} "{name}" is invalid: {told}', details=details)
 
 
 def _unknown(rules: dict[str, Any], value: Any, path: str) -> list[str]:
@@ -116,12 +127,16 @@ def _check_values(resource: Resource, rules: dict[str, Any], body: Object, name:
 
     defaulted = resource.plural == "trainjobs" and trainer in ("2.2", "2.3")  # a webhook reads it before the schema is held against it
 
+    ruled = "x-kubernetes-validations" in rules
     for error in sorted(Draft7Validator(rules).iter_errors(body), key=lambda e: list(map(str, e.path))):
         field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.path).lstrip(".")
         if error.validator == "required":
             missing = next(name for name in error.validator_value if name not in error.instance)
-            _invalid(resource, name, f"{field}.{missing}".lstrip("."), "Required value", "FieldValueRequired")
-        if defaulted and error.validator == "pattern":
+            _invalid(resource, name, f"{field}.{missing}".lstrip("."), "Required value", "FieldValueRequired", ruled)
+        if error.validator == "pattern" and not defaulted:
+            why = f"Invalid value: {json.dumps(error.instance)}: {field} in body should match '{error.validator_value}'"
+            _invalid(resource, name, field, why)
+        if error.validator == "pattern":
             why = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
             _denied("defaulter.trainjob.trainer.kubeflow.org", why, 400)
         if error.validator == "type":
@@ -131,7 +146,7 @@ def _check_values(resource: Resource, rules: dict[str, Any], body: Object, name:
                 why = f"json: cannot unmarshal {told} into Go struct field {struct}.{field} of type {wanted}"
                 _denied("defaulter.trainjob.trainer.kubeflow.org", why, 400)
             why = f'Invalid value: "{told}": {field} in body must be of type {error.validator_value}: "{told}"'
-            _invalid(resource, name, field, why, "FieldValueTypeInvalid")
+            _invalid(resource, name, field, why, "FieldValueTypeInvalid", ruled)
         _invalid(resource, name, field, f"Invalid value: {json.dumps(error.instance)}: {error.message}")
 
 
