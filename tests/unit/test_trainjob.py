@@ -15,7 +15,7 @@ from kfp_foundry.components.common.errors import PlatformError, UserError
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.kinds import PYTORCHJOB, TRAINJOB
 from kfp_foundry.components.common.learning.fit import Options
-from kfp_foundry.components.training.train_distributed import kubeflow, pytorchjob, trainjob
+from kfp_foundry.components.training.train_distributed import kubeflow, node, pytorchjob, trainjob
 from kfp_foundry.components.training.train_distributed.placement import Placement
 from kfp_foundry.components.training.train_distributed.request import Request
 from kfp_foundry.components.training.train_distributed.workload import Workload
@@ -156,6 +156,14 @@ def test_a_runtime_without_shared_memory_gets_it(versioned):
     assert '{"name": "dshm", "mountPath": "/dev/shm"}' in json.dumps(stock)
     assert stock["spec"]["runtimeRef"]["kind"] == "ClusterTrainingRuntime"
     assert cluster.create(TRAINJOB, stock)
+
+
+def test_our_runtime_says_what_trainer_2_1_wants_said():
+    runtime = yaml.safe_load((MANIFESTS / "runtime-torch.yaml").read_text())
+    job = runtime["spec"]["template"]["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert [condition["status"] for rule in job["podFailurePolicy"]["rules"] for condition in rule.get("onPodConditions", [])] == ["True"]
+    assert job["template"]["spec"]["restartPolicy"] == "Never"  # a pod failure policy wants it
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["values"] == [node.FINAL]
 
 
 def test_a_runtime_that_is_not_there_is_told_with_its_manifest(fake_cluster):
