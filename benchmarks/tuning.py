@@ -7,7 +7,8 @@ library's own validation loss. `tune` is the whole engine: it starts its process
 keeps its journal, fits, predicts the validation rows and measures all metrics. `step` is the component: that, the page, the table
 and 24 runs in an embedded MLflow. `fresh` is the bare loop with a Dataset for each fit, as most searches are written.
 
-All fit the same parameters on the same rows with the same number of threads, in turns. The overhead of a trial is measured with
+All fit the same parameters on the same rows with the same number of threads, in turns. Seconds of the processors stand beside those
+of the clock: on a machine that does other work only their ratio says something. The overhead of a trial is measured with
 trials that do nothing: the slope between few and many. Writes benchmarks/results/tuning.json.
 """
 
@@ -66,12 +67,15 @@ def main() -> None:
         if options.threads:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
         work = Work(place, options.trials, options.iterations)
-        jobs = {"bare": work.bare, "tune": work.tune, "step": work.step, "fresh": work.fresh}
+        jobs = {"bare": work.bare, "tune": work.tune, "fresh": work.fresh, "step": work.step}
         times: dict[str, list[float]] = {name: [] for name in jobs}
+        cpu: dict[str, list[float]] = {name: [] for name in jobs}
         for number in range(options.rounds):
             for name, job in jobs.items():
-                times[name].append(timed(job))
-                print(number, name, round(times[name][-1], 2), flush=True)
+                seconds = timed(job, place / "cpu")
+                times[name].append(seconds[0])
+                cpu[name].append(seconds[1])
+                print(number, name, *(round(each, 2) for each in seconds), flush=True)
         overhead = {algorithm: work.overhead(algorithm) for algorithm in ("random", "tpe", "multivariate-tpe", "sobol", "bayesianoptimization")}
     result = {
         "machine": machine(),
@@ -81,7 +85,9 @@ def main() -> None:
         "iterations": options.iterations,
         "threads": len(os.sched_getaffinity(0)),
         "seconds": {name: [round(seconds, 2) for seconds in runs] for name, runs in times.items()},
-        "times_bare": {name: round(statistics.median(runs) / statistics.median(times["bare"]), 3) for name, runs in times.items()},
+        "cpu_seconds": {name: [round(seconds, 2) for seconds in runs] for name, runs in cpu.items()},
+        "times_bare": ratios(times),
+        "times_bare_cpu": ratios(cpu),
         "overhead_ms_per_trial": overhead,
     }
     RESULT.parent.mkdir(exist_ok=True)
@@ -134,7 +140,7 @@ class Work:
         arguments |= {"options": {"params": {"num_iterations": self.iterations}}, "metric": "log_loss"}
         library = "kfp_foundry.components.common.learning.fit_lightgbm"
         shutil.rmtree(self.place / "search", ignore_errors=True)
-        recipe = Recipe("kfp_foundry.components.tuning.tune_model.objective:load", arguments, [library])
+        recipe = Recipe("tuning:counted", {"file": str(self.place / "cpu"), **arguments}, [library])
         self.study = local.tune(self.search, recipe, self.place / "search")
 
     def step(self) -> None:
@@ -195,10 +201,42 @@ def idle() -> Idle:
     return Idle()
 
 
-def timed(work: Callable[[], None]) -> float:
-    started = time.perf_counter()
+class Counted:
+    """An objective that notes what its process has used of the processors."""
+
+    def __init__(self, file: Path, objective: Any) -> None:
+        self.file, self.objective = file, objective
+        self._note()
+
+    def value(self, params: dict[str, Any], report: Any) -> dict[str, float]:
+        found: dict[str, float] = self.objective.value(params, report)
+        self._note()
+        return found
+
+    def _note(self) -> None:
+        with self.file.open("a") as file:
+            file.write(f"{os.getpid()} {time.process_time()}\n")
+
+
+def counted(file: str, **arguments: Any) -> Counted:
+    from kfp_foundry.components.tuning.tune_model import objective
+
+    return Counted(Path(file), objective.load(**arguments))
+
+
+def timed(work: Callable[[], None], notes: Path) -> tuple[float, float]:
+    """Seconds by the clock, and of the processors, with those that other processes noted."""
+    notes.unlink(missing_ok=True)
+    before, started = time.process_time(), time.perf_counter()
     work()
-    return time.perf_counter() - started
+    seconds, own = time.perf_counter() - started, time.process_time() - before
+    others = dict(line.split() for line in notes.read_text().splitlines()) if notes.exists() else {}
+    return seconds, own + sum(float(used) for used in others.values())
+
+
+def ratios(times: dict[str, list[float]]) -> dict[str, float]:
+    bare = statistics.median(times["bare"])
+    return {name: round(statistics.median(runs) / bare, 3) for name, runs in times.items()}
 
 
 def machine() -> dict[str, str | int]:
