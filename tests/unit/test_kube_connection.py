@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,13 @@ def test_only_the_object_with_that_uid_is_deleted(cluster):
     cluster.create(TRAINJOB, trainjob())
     assert not cluster.delete(TRAINJOB, "train", uid="another")
     assert cluster.get(TRAINJOB, "train")
+
+
+def test_a_deletion_that_meets_a_change_is_tried_again(cluster, fake_cluster):
+    made = cluster.create(TRAINJOB, trainjob())
+    fake_cluster.fail("delete", 409, reason="Conflict", message="the object has been modified; please apply your changes to the latest version")
+    assert cluster.delete(TRAINJOB, "train", uid=made["metadata"]["uid"])
+    assert cluster.get(TRAINJOB, "train") is None
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -127,6 +135,12 @@ def test_a_field_that_the_cluster_does_not_know_is_refused_and_not_dropped(clust
         cluster.create(TRAINJOB, trainjob(podSpecOverrides=[]))
 
 
+def test_a_log_that_is_not_there_yet_is_no_mistake_of_the_user(cluster, fake_cluster):
+    fake_cluster.fail("get", 400, plural="pods/log", message='container "node" in pod "train-0" is waiting to start: ContainerCreating')
+    with pytest.raises(PlatformError, match=r"cannot get the log of Pod train-0: .*waiting to start: ContainerCreating"):
+        cluster.pod_log("train-0")
+
+
 def test_a_field_that_cannot_change_is_told(cluster):
     cluster.create(TRAINJOB, trainjob(trainer={"numNodes": 1}))
     with pytest.raises(UserError, match=r"field is immutable"):
@@ -174,10 +188,39 @@ def test_without_a_cluster_the_remedy_names_all_ways(monkeypatch, tmp_path):
         Cluster.connect()
 
 
-def test_a_kubeconfig_that_cannot_be_read_is_named(tmp_path):
-    (tmp_path / "config").write_text("kind: Config\n")
+@pytest.mark.parametrize("text", ["kind: Config\n", "", "users: [{name: x\n", "just words\n", "- a\n- b\n"])
+def test_a_kubeconfig_that_cannot_be_read_is_named(tmp_path, text):
+    (tmp_path / "config").write_text(text)
     with pytest.raises(PlatformError, match=r"kubeconfig .*/config: cannot be used"):
         Cluster.connect(kubeconfig=str(tmp_path / "config"))
+
+
+@pytest.fixture
+def changed_kubeconfig(fake_cluster, tmp_path):
+    """The kubeconfig of the fake cluster with other values: `changed_kubeconfig("users", "user", token="x")`."""
+
+    def change(part: str, inner: str, **values: str) -> str:
+        known = json.loads(Path(fake_cluster.kubeconfig).read_text())
+        known[part][0][inner] |= values
+        (tmp_path / "config").write_text(json.dumps(known))
+        return str(tmp_path / "config")
+
+    return change
+
+
+@pytest.mark.parametrize("token", ["hidden\n", "hid\nden", "hidd\u4e2den"])
+def test_a_token_that_cannot_be_sent_is_told_and_not_shown(changed_kubeconfig, token):
+    cluster = Cluster.connect(kubeconfig=changed_kubeconfig("users", "user", token=token))
+    with pytest.raises(PlatformError, match=r"kubeconfig .*: its token has a line break") as caught:
+        cluster.get(TRAINJOB, "train")
+    assert "hid" not in str(caught.value)
+
+
+def test_a_certificate_that_cannot_be_read_is_told_at_once(fake_cluster, changed_kubeconfig):
+    address = fake_cluster.address.replace("http:", "https:")
+    broken = changed_kubeconfig("clusters", "cluster", **{"server": address, "certificate-authority-data": "aGVsbG8="})
+    with pytest.raises(PlatformError, match=r"certificates .* cannot be read: .*; check certificate-authority-data of kubeconfig"):
+        Cluster.connect(kubeconfig=broken).get(TRAINJOB, "train")
 
 
 def test_a_login_page_is_no_api_server(tmp_path):

@@ -160,11 +160,12 @@ class Cluster:
             Whether there was such an object.
 
         Raises:
+            UserError: A webhook refuses it.
             PlatformError: No right, or no answer.
         """
-        body = _deletion(uid, foreground)
+        body, attempt = _deletion(uid, foreground), self._attempt("delete", kind, name)
         try:
-            self._request(self._attempt("delete", kind, name), "DELETE", self._path(kind, name), body=body, known=(404, 409))
+            self._request(attempt, "DELETE", self._path(kind, name), body=body, known=(404, 409), passing=_write_conflict)
         except Refused:
             return False
         return True
@@ -393,6 +394,11 @@ def _timeout(read: float) -> "Timeout":
     from urllib3 import Timeout
 
     return Timeout(connect=CONNECT_SECONDS, read=read)
+
+
+def _write_conflict(answer: Answer) -> bool:
+    """Somebody writes the object at the same time; the same status says that the uid which must hold does not."""
+    return answer.status == 409 and "precondition" not in answer.message.lower()
 
 
 def _quota_conflict(answer: Answer) -> bool:

@@ -1,7 +1,8 @@
 """Where the API server is and who we are: the service account of a pod, or a kubeconfig."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,10 +72,8 @@ def _from_file(file: str) -> Access:
         from kubernetes import client, config
 
         made = client.Configuration()
-        try:
+        with _reading(file):
             config.load_kube_config(config_file=file, client_configuration=made)
-        except (config.ConfigException, OSError, ValueError) as error:
-            raise PlatformError(f"cannot be used: {error}", where=f"kubeconfig {file}", remedy=REMEDY) from error
         return made
 
     return Access(configure, _namespace_of(file), f"kubeconfig {file}")
@@ -84,8 +83,20 @@ def _namespace_of(file: str) -> str:
     """The namespace of the current context; `default` where it names none."""
     from kubernetes import config
 
-    try:
+    with _reading(file):
         _, active = config.list_kube_config_contexts(config_file=file)
-    except (config.ConfigException, OSError, ValueError) as error:
-        raise PlatformError(f"cannot be used: {error}", where=f"kubeconfig {file}", remedy=REMEDY) from error
-    return str(active["context"].get("namespace") or "default")
+        return str(active["context"].get("namespace") or "default")
+
+
+@contextmanager
+def _reading(file: str) -> Iterator[None]:
+    """Says in words what is wrong with a kubeconfig."""
+    from kubernetes import config
+    from yaml import YAMLError
+
+    try:
+        yield
+    except (config.ConfigException, YAMLError, OSError, ValueError) as error:
+        raise PlatformError(f"cannot be used: {' '.join(str(error).split())}", where=f"kubeconfig {file}", remedy=REMEDY) from error
+    except (TypeError, AttributeError, KeyError) as error:  # what the client says to a file of another shape
+        raise PlatformError("cannot be used: it is YAML, but no kubeconfig", where=f"kubeconfig {file}", remedy=REMEDY) from error

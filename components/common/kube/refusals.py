@@ -92,7 +92,7 @@ def explained(attempt: Attempt, answer: Answer) -> FoundryError:
     if answer.status == 400 and "unknown field" in answer.message:
         remedy = "the cluster's version of this kind is another one than the object was made for; please report it with both versions"
         return PlatformError(f"cannot {attempt}: {answer.message}", where=attempt.where, remedy=remedy)
-    if answer.status in (400, 422):
+    if answer.status in (400, 422) and attempt.verb in ("create", "patch"):
         return UserError(f"cannot {attempt}: {answer.message}", where=attempt.where, remedy="change the field that is named")
     return PlatformError(f"cannot {attempt}: HTTP {answer.status}: {answer.message}", where=attempt.where, remedy="see what the server says")
 

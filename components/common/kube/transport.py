@@ -62,7 +62,7 @@ class Transport:
         Raises:
             Refused: The server answered, and not with success.
             OSError: No answer.
-            PlatformError: The server's certificate is not trusted.
+            PlatformError: The server's certificate is not trusted, or the token cannot be sent.
         """
         client = self._client
         try:
@@ -83,7 +83,7 @@ class Transport:
         headers = {"Accept": "application/json, */*"}
         if body is not None:
             headers["Content-Type"] = "application/merge-patch+json" if method == "PATCH" else "application/json"
-        client.update_params_for_auth(headers, [], ["BearerToken"])
+        headers |= self._credentials(client)
         url = f"{client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
         sent = None if body is None else json.dumps(body)
         try:
@@ -94,10 +94,32 @@ class Transport:
             after = response.headers.get("Retry-After", "")
             raise Refused(Answer.read(response.status, response.data, response.reason), float(after) if re.fullmatch(r"\d+(\.\d+)?", after) else 0.0)
         except HTTPError as error:
-            cause = error.args[0] if error.args else None
-            if isinstance(cause, ssl.SSLCertVerificationError):
+            distrust = _distrust(error)
+            if distrust:
                 remedy = f"check certificate-authority-data of {self._access.source}"
-                raise PlatformError(
-                    f"its certificate is not trusted: {cause.verify_message}", where=client.configuration.host, remedy=remedy
-                ) from error
+                raise PlatformError(distrust, where=client.configuration.host, remedy=remedy) from error
             raise ConnectionError(f"{type(error).__name__}: {error}") from error
+
+    def _credentials(self, client: "ApiClient") -> dict[str, str]:
+        """The header that says who we are; its text never gets into a message, as that of `http.client` for a bad header would."""
+        from kubernetes.config import ConfigException
+
+        headers: dict[str, str] = {}
+        try:
+            client.update_params_for_auth(headers, [], ["BearerToken"])
+        except ConfigException as error:  # a token's file that is empty while it is rotated
+            raise ConnectionError(f"{self._access.source}: {error}") from error
+        if any(not value.isascii() or not value.isprintable() for value in headers.values()):
+            what = "its token has a line break, or a character that no HTTP header may hold"
+            raise PlatformError(what, where=self._access.source, remedy="write the token anew, without anything before or after it")
+        return headers
+
+
+def _distrust(error: Exception) -> str:
+    """Why a connection failed for a certificate, ours or the server's, which no repetition changes; empty for another reason."""
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError) and cause.library in ("X509", "PEM"):
+        return f"the certificates that it is to be checked by cannot be read: {cause.reason}"
+    return ""
