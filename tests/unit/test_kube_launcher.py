@@ -9,11 +9,12 @@ import time
 import pytest
 
 from kfp_foundry.components.common.errors import PlatformError, UserError
-from kfp_foundry.components.common.kube import connection
+from kfp_foundry.components.common.kube import connection, launcher, logs
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.failure import RemoteFailure
 from kfp_foundry.components.common.kube.kinds import EXPERIMENT, PYTORCHJOB, TRAINJOB
-from kfp_foundry.components.common.kube.launcher import Limits, Pace, launch
+from kfp_foundry.components.common.kube.launcher import SPEC, Limits, Pace, launch
+from kfp_foundry.components.common.kube.names import digest
 
 PACE = Pace(first=0.05, longest=0.1, report=0.2, stuck=0.6, deletion=0.6)
 NO_LIMITS = Limits()
@@ -22,7 +23,8 @@ NO_LIMITS = Limits()
 @pytest.fixture
 def cluster(fake_cluster, monkeypatch):
     monkeypatch.setattr(connection, "FIRST_WAIT", 0.02)
-    monkeypatch.setattr("kfp_foundry.components.common.kube.logs.LIST_SECONDS", 0.05)
+    monkeypatch.setattr(logs, "LIST_SECONDS", 0.05)
+    monkeypatch.setattr(launcher, "FAILURE_GRACE_SECONDS", 0.5)
     return Cluster.connect(outage_seconds=1.0)
 
 
@@ -64,25 +66,11 @@ def later():
         timer.join()
 
 
-def make(fake_cluster, cluster, body=None, **status):
+def make(fake_cluster, **status):
     """An object as an earlier attempt of this step left it."""
-
-    class Enough(Exception):
-        pass
-
-    def stop(obj):
-        raise Enough
-
-    fake_cluster.stand_still()
-    fake_cluster.hold_deletion("trainjobs", "train")
-    with pytest.raises(Enough):
-        start(cluster, body, on_status=stop)
-    found = fake_cluster.get("trainjobs", "train")
-    fake_cluster.release_deletion("trainjobs", "train")
-    found["metadata"].pop("deletionTimestamp")
-    made = fake_cluster.create("trainjobs", {"metadata": {**found["metadata"], "uid": "earlier"}, "spec": found["spec"], "status": status})
-    fake_cluster.requests.clear()
-    return made
+    body = trainjob()
+    body["metadata"] |= {"uid": "earlier", "annotations": {SPEC: digest(body["spec"])}}
+    return fake_cluster.create("trainjobs", body | {"status": status})
 
 
 DONE = {"conditions": [{"type": "Complete", "status": "True", "reason": "AllJobsCompleted", "message": "done"}]}
@@ -124,7 +112,7 @@ def test_the_body_is_sent_strictly_and_left_as_it_is(cluster, fake_cluster):
 
 
 def test_an_active_object_of_an_earlier_attempt_is_adopted(cluster, fake_cluster, later):
-    make(fake_cluster, cluster, **ACTIVE)
+    make(fake_cluster, **ACTIVE)
     later(0.3, fake_cluster.set_condition, "trainjobs", "train", "Complete")
     finished = start(cluster)
     assert (finished.how, finished.object["metadata"]["uid"]) == ("adopted", "earlier")
@@ -132,13 +120,13 @@ def test_an_active_object_of_an_earlier_attempt_is_adopted(cluster, fake_cluster
 
 
 def test_a_finished_object_of_an_earlier_attempt_is_reused(cluster, fake_cluster):
-    make(fake_cluster, cluster, **DONE)
+    make(fake_cluster, **DONE)
     finished = start(cluster)
     assert (finished.how, finished.object["metadata"]["uid"]) == ("reused", "earlier")
 
 
 def test_a_failed_object_of_an_earlier_attempt_is_made_anew(cluster, fake_cluster):
-    make(fake_cluster, cluster, **FAILED)
+    make(fake_cluster, **FAILED)
     fake_cluster.replay("trainjob-complete", speed=50)
     finished = start(cluster)
     assert finished.how == "recreated"
@@ -190,7 +178,7 @@ def test_an_object_that_is_replaced_behind_our_back_ends_the_wait(cluster, fake_
 
 
 def test_a_run_that_takes_too_long_is_deleted(cluster, fake_cluster):
-    make(fake_cluster, cluster, **ACTIVE)
+    make(fake_cluster, **ACTIVE)
     with pytest.raises(RemoteFailure, match=r"has run for \d+ s, longer than 0 s; it was deleted.*timeout_minutes"):
         start(cluster, limits=Limits(run_seconds=0.3, queue_seconds=60))
     assert fake_cluster.get("trainjobs", "train") is None
@@ -206,7 +194,7 @@ def test_time_in_kueue_counts_for_the_queue_and_not_for_the_run(cluster, fake_cl
 
 
 def test_a_suspended_object_meets_the_queue_limit_only(cluster, fake_cluster):
-    make(fake_cluster, cluster, conditions=[{"type": "Suspended", "status": "True", "reason": "Suspended", "message": "TrainJob is suspended"}])
+    make(fake_cluster, conditions=[{"type": "Suspended", "status": "True", "reason": "Suspended", "message": "TrainJob is suspended"}])
     with pytest.raises(RemoteFailure, match=r"has not run within 1 s and was deleted: is suspended \(TrainJob is suspended\)"):
         start(cluster, limits=Limits(run_seconds=0.1, queue_seconds=0.6))
 
@@ -225,6 +213,27 @@ def test_what_waits_is_reported_meanwhile(cluster, fake_cluster, caplog):
     with pytest.raises(RemoteFailure):
         start(cluster, limits=Limits(queue_seconds=1))
     assert "nothing runs after 0 s: 2 pods made, none running: no node takes pod" in caplog.text
+
+
+def add_pod(fake_cluster, rank: int, state: dict) -> None:
+    labels = {**TRAINJOB.pods_of("train"), **dict(TRAINJOB.first_pod), "batch.kubernetes.io/job-completion-index": str(rank)}
+    status = {"containerStatuses": [{"name": "node", "restartCount": 0, "state": state}]}
+    fake_cluster.create("pods", {"metadata": {"name": f"train-node-0-{rank}", "labels": labels}, "status": status})
+
+
+def test_a_rank_that_cannot_start_beside_one_that_runs_is_told(cluster, fake_cluster, caplog):
+    make(fake_cluster)
+    add_pod(fake_cluster, 0, {"running": {}})
+    add_pod(fake_cluster, 1, {"waiting": {"reason": "ImagePullBackOff", "message": "there is no such image"}})
+    with pytest.raises(RemoteFailure, match=r"has run for .*ImagePullBackOff: there is no such image; check the image's name"):
+        start(cluster, limits=Limits(run_seconds=0.8))
+    assert "runs, but not all of it: 2 pods made, 1 running: ImagePullBackOff: there is no such image" in caplog.text
+
+
+def test_what_could_not_be_deleted_is_not_said_to_be_gone(cluster, fake_cluster):
+    fake_cluster.deny("delete", "trainjobs")
+    with pytest.raises(RemoteFailure, match=r'has not run within 0 s and is still there, since it could not be deleted \(.* lacks verb "delete"'):
+        start(cluster, limits=Limits(queue_seconds=0.2))
 
 
 def test_an_image_that_cannot_be_had_is_not_waited_for_for_ever(cluster, fake_cluster):

@@ -28,7 +28,7 @@ from kfp_foundry.components.common.kube.kinds import Kind, Object, State
 from kfp_foundry.components.common.kube.logs import Follower, LogSource
 from kfp_foundry.components.common.kube.names import digest
 from kfp_foundry.components.common.kube.pod_status import has_started, stuck_at
-from kfp_foundry.components.common.kube.queueing import Clock, Limits, why_waiting
+from kfp_foundry.components.common.kube.queueing import Clock, Limits, waiting_pods, why_waiting
 
 How = Literal["created", "adopted", "reused", "recreated"]
 LONGEST_REPORT_PAUSE = 900.0
@@ -206,7 +206,9 @@ class _Launch:
             if state.phase == "failed":
                 raise self._failure(obj, follower)
             self._check_limits(obj, state, follower)
-            if not self.clock.running:
+            if self.clock.running:
+                self._check_the_rest(follower)
+            else:
                 self._check_start(obj, state, follower)
             time.sleep(self.pace.pause(time.monotonic() - started))
             obj = self._look()
@@ -217,9 +219,10 @@ class _Launch:
         self.clock.tick(state.phase, pods_started, time.monotonic())
         if self.clock.running and not was_running:
             log.info("%s runs, after %.0f s without a running pod", self.where, self.clock.queued_seconds)
+            self.reported, self.report_pause = time.monotonic(), self.pace.report
         if was_running and state.phase == "queued":
             log.warning("%s was suspended (%s) and waits again", self.where, state.message or state.reason)
-            self.reported = time.monotonic()
+            self.reported, self.report_pause = time.monotonic(), self.pace.report
             if follower:
                 follower.forget()
 
@@ -256,16 +259,15 @@ class _Launch:
         if not over:
             return
         evidence = collect(self.cluster, self.kind, obj, follower)
+        fate = self._delete()
         if over == "run":
-            headline = f"has run for {self.clock.run_seconds:.0f} s, longer than {self.limits.run_seconds:.0f} s; it was deleted"
-            remedy = "give it more time (timeout_minutes), then run again"
+            headline = f"has run for {self.clock.run_seconds:.0f} s, longer than {self.limits.run_seconds:.0f} s; it {fate}"
+            remedy = "" if waiting_pods(evidence.pods) else "give it more time (timeout_minutes), then run again"
         else:
             why = why_waiting(obj, state, evidence.pods, evidence.warnings)
-            headline = f"has not run within {self.limits.queue_seconds:.0f} s and was deleted: {why}"
+            headline = f"has not run within {self.limits.queue_seconds:.0f} s and {fate}: {why}"
             remedy = "wait longer (queue_timeout_minutes), ask for less, or see what holds the queue"
-        error = failed(self.cluster, self.kind, evidence, headline, remedy)
-        self._delete()
-        raise error
+        raise failed(self.cluster, self.kind, evidence, headline, remedy)
 
     def _check_start(self, obj: Object, state: State, follower: Follower | None) -> None:
         """Reports from time to time why nothing runs, and gives up on what cannot start without a change."""
@@ -273,22 +275,34 @@ class _Launch:
         stuck = next((reason for pod in (follower.present() if follower else []) for reason in [stuck_at(pod)] if reason), "")
         self.stuck_since = (self.stuck_since or now) if stuck else None
         if self.stuck_since is not None and now - self.stuck_since > self.pace.stuck:
-            headline = f"could not start for {self.pace.stuck:.0f} s ({stuck}) and was deleted"
-            error = failed(self.cluster, self.kind, collect(self.cluster, self.kind, obj, follower), headline)
-            self._delete()
-            raise error
-        if now - self.reported > self.report_pause:
-            self.reported, self.report_pause = now, min(self.report_pause * 2, LONGEST_REPORT_PAUSE)
+            evidence = collect(self.cluster, self.kind, obj, follower)
+            raise failed(self.cluster, self.kind, evidence, f"could not start for {self.pace.stuck:.0f} s ({stuck}) and {self._delete()}")
+        if self._report_is_due():
             evidence = collect(self.cluster, self.kind, obj, follower, with_logs=False)
             why = why_waiting(obj, state, evidence.pods, evidence.warnings)
             log.warning("%s: nothing runs after %.0f s: %s", self.where, self.clock.queued_seconds, why)
 
-    def _delete(self) -> None:
-        """Deletes the object; that this failed never takes the place of why it had to go."""
+    def _check_the_rest(self, follower: Follower | None) -> None:
+        """Reports from time to time which pods are held up although others run: ranks that run wait for those that do not."""
+        held_up = waiting_pods(follower.present() if follower else [])
+        if held_up and self._report_is_due():
+            log.warning("%s runs, but not all of it: %s", self.where, held_up)
+
+    def _report_is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self.reported <= self.report_pause:
+            return False
+        self.reported, self.report_pause = now, min(self.report_pause * 2, LONGEST_REPORT_PAUSE)
+        return True
+
+    def _delete(self) -> str:
+        """Deletes the object and says what came of it; that this failed never takes the place of why it had to go."""
         try:
             self.cluster.delete(self.kind, self.name, uid=self.uid)
         except FoundryError as error:
             log.error("%s is still there: %s", self.where, error)
+            return f"is still there, since it could not be deleted ({error})"
+        return "was deleted"
 
     @contextmanager
     def _deleting_on_signals(self) -> Iterator[None]:

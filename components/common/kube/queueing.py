@@ -73,10 +73,27 @@ def why_waiting(obj: Object, state: State, pods: Objects, warnings: Objects) -> 
     if state.phase == "queued":
         queue = (obj["metadata"].get("labels") or {}).get(QUEUE_LABEL)
         return f"waits to be admitted by queue {queue!r}" if queue else f"is suspended ({state.message or state.reason})"
-    troubles = list(dict.fromkeys(text for pod in pods if not has_started(pod) for text in [trouble(pod)] if text))
-    if troubles:
-        return f"{len(pods)} pods made, none running: {'; '.join(troubles[:3])}"
+    held_up = waiting_pods(pods)
+    if held_up:
+        return held_up
     if warnings:
         last = warnings[-1]
         return f"{last.get('reason')}: {last.get('message')}"
     return f"{len(pods)} pods made, none running yet" if pods else "no pod was made yet"
+
+
+def waiting_pods(pods: Objects) -> str:
+    """What pods that have not started are held up by, for a person to read; empty when none is.
+
+    Args:
+        pods: All pods of a remote object.
+
+    Example:
+        >>> waiting_pods(pods)
+        '2 pods made, none running: no node takes pod train-node-0-0-x7k2p: 0/1 nodes are available'
+    """
+    troubles = list(dict.fromkeys(text for pod in pods if not has_started(pod) for text in [trouble(pod)] if text))
+    if not troubles:
+        return ""
+    started = sum(has_started(pod) for pod in pods)
+    return f"{len(pods)} pods made, {started or 'none'} running: {'; '.join(troubles[:3])}"
