@@ -2,6 +2,7 @@
 
 import pytest
 
+from kfp_foundry.components.common.kube import launcher, logs
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.failure import Evidence, RemoteFailure, collect, failed, telling_lines, what_to_do
 from kfp_foundry.components.common.kube.kinds import PYTORCHJOB, TRAINJOB
@@ -13,7 +14,8 @@ JOB = {"metadata": {"name": "train"}, "status": {"conditions": [{"type": "Failed
 
 @pytest.fixture
 def cluster(fake_cluster, monkeypatch):
-    monkeypatch.setattr("kfp_foundry.components.common.kube.logs.LIST_SECONDS", 0.05)
+    monkeypatch.setattr(logs, "LIST_SECONDS", 0.05)
+    monkeypatch.setattr(launcher, "FAILURE_GRACE_SECONDS", 0.5)
     return Cluster.connect(outage_seconds=2.0)
 
 
@@ -126,6 +128,7 @@ def waiting(reason: str) -> dict:
         (Evidence(JOB, warnings=[{"reason": "TrainJobResourcesCreationFailed"}]), "the controller could not make its pods"),
         (Evidence(JOB, pods=[ended("a", 143)]), "it was killed from outside"),
         (Evidence(JOB, pods=[ended("a", 1)]), "change what its last lines name"),
+        (Evidence(JOB), "see what its controller says about it"),
     ],
 )
 def test_the_remedy_follows_from_what_happened(evidence, remedy):

@@ -140,6 +140,8 @@ def what_to_do(evidence: Evidence) -> str:
         return "the controller could not make its pods: change what the Event names (a quota, a policy, a runtime)"
     if first is not None and first.exit_code in (KILLED, TERMINATED):
         return "it was killed from outside (a drained or lost node, a preemption, a limit of its own): run again"
+    if first is None and not any(evidence.tails.values()):
+        return "see what its controller says about it (kubectl describe), and about what it made"
     return "change what its last lines name; the log above has more of them"
 
 
