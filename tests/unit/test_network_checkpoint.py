@@ -208,6 +208,14 @@ def test_a_full_disk_is_told_in_words_and_the_earlier_checkpoint_stays_usable(tm
     assert Checkpoints(tmp_path).load("same").facts == {"note": "kept"}
 
 
+def test_a_training_that_went_astray_leaves_no_checkpoint_of_it(tmp_path):
+    job = network_job(learning_rate=1e30, clip_norm=0.0)
+    with pytest.raises(UserError, match="loss is nan in epoch 1"):
+        run(job, tmp_path, every_steps=1)
+    kept = Checkpoints(tmp_path).load(job.identity())
+    assert kept is None or all(tensor.isfinite().all() for name, tensor in kept.tensors.items() if name.startswith("network."))
+
+
 def test_a_folder_that_may_not_be_written_is_told_in_words(tmp_path):
     (tmp_path / "file").write_text("")
     checkpoints = Checkpoints(tmp_path / "file" / "checkpoints")

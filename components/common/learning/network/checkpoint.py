@@ -66,8 +66,8 @@ class Checkpoints:
         mirror: Where they are copied to; None for nowhere.
         keep: How many stay.
         every_steps: Saves after so many steps; 0 for by time alone.
-        every_seconds: Saves within an epoch when the last one is older; at the end of an epoch when it is a fraction that old,
-            or has cost little.
+        every_seconds: Saves within an epoch when the last one is older. At the end of an epoch the last one need only be as old as
+            twenty times what it cost.
 
     Example:
         >>> checkpoints = Checkpoints(Path("checkpoints"))
