@@ -26,6 +26,7 @@ LINES = [f"epoch={i} loss={1 / (i + 1):.3f}" for i in range(40)]
 def cluster(fake_cluster, monkeypatch):
     monkeypatch.setattr(connection, "FIRST_WAIT", 0.02)
     monkeypatch.setattr("kfp_foundry.components.common.kube.logs.LIST_SECONDS", 0.05)
+    monkeypatch.setattr("kfp_foundry.components.common.kube.logs.GRACE_SECONDS", 4.0)
     return Cluster.connect(outage_seconds=10)
 
 
