@@ -274,6 +274,25 @@ def test_a_signal_deletes_first(cluster, fake_cluster, later, number, raised):
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_while_the_object_is_being_made_deletes_it_too(cluster, fake_cluster, monkeypatch):
+    monkeypatch.setattr(connection, "COURTESY_SECONDS", 2.0)
+    cluster.create(TRAINJOB, {**trainjob(), "metadata": {"name": "other"}})  # the first one costs the server some seconds of imports
+    fake_cluster.slow("create", 0.4)
+
+    def stop():
+        while created(fake_cluster) < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    with pytest.raises(SystemExit):
+        start(cluster)
+    thread.join()
+    time.sleep(0.5)
+    assert fake_cluster.get("trainjobs", "train") is None
+
+
 def test_a_signal_never_deletes_what_is_not_ours(cluster, fake_cluster, later):
     fake_cluster.create("trainjobs", {"metadata": {"name": "train"}, "spec": {}})
     fake_cluster.hold_deletion("trainjobs", "train")

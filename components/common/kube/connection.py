@@ -8,6 +8,7 @@ import copy
 import json
 import logging
 import random
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ LONGEST_ASKED = 120.0  # of what a server may ask for by Retry-After
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 COURTESY_SECONDS = 0.5
+COURTESY_PAUSE = 0.05
 LONGEST_LINE = 65536  # bytes; of a longer one the middle is left out
 MANAGER = "kfp-foundry"  # the field manager that objects are written under
 
@@ -273,19 +275,27 @@ class Cluster:
         return self._fields[kind]
 
     def courtesy_delete(self, kind: Kind) -> Callable[[str, str], None]:
-        """A deletion to be called from a signal handler with name and uid: one attempt, half a second, no error.
+        """A deletion to be called from a signal handler with name and uid: half a second, no error.
 
-        It has connections of its own: those of the code that the signal interrupts may be locked by that code.
+        It has connections of its own: those of the code that the signal interrupts may be locked by that code. Without a uid the
+        object's creation may still be on its way, so one that is not there is asked for again.
         """
         transport = Transport(self._access)
 
         def delete(name: str, uid: str) -> None:
             from urllib3 import Timeout
 
-            try:
-                transport.send("DELETE", self._path(kind, name), query={}, body=_deletion(uid), timeout=Timeout(total=COURTESY_SECONDS))
-            except (Refused, FoundryError, OSError) as error:
-                log.debug("cannot delete %s %s: %s", kind.kind, name, error)
+            until = time.monotonic() + COURTESY_SECONDS
+            while True:
+                try:
+                    transport.send("DELETE", self._path(kind, name), query={}, body=_deletion(uid), timeout=Timeout(total=COURTESY_SECONDS))
+                    return
+                except (Refused, FoundryError, OSError) as error:
+                    absent = isinstance(error, Refused) and error.answer.status == 404
+                    if uid or not absent or time.monotonic() > until:
+                        log.debug("cannot delete %s %s: %s", kind.kind, name, error)
+                        return
+                time.sleep(COURTESY_PAUSE)
 
         return delete
 
