@@ -32,7 +32,8 @@ class Settings:
         clip_norm: Largest norm of a gradient; 0 for no limit.
         patience: Epochs without a smaller validation loss after which training ends.
         precision: `float32`, `bfloat16` (matrix products only), or `auto`: bfloat16 on a GPU.
-        compile: `graph` (one CUDA graph per step), `inductor` (torch.compile), `off`, or `auto`: `graph` on one GPU.
+        compile: `graph` (one CUDA graph per step; on one GPU, elsewhere as `off`), `inductor` (torch.compile), `off`, or `auto`:
+            `graph` where the GPU can.
 
     Example:
         >>> Settings.read({"epochs": 5}).epochs

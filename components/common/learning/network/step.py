@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from kfp_foundry.components.common.contract import Task
+from kfp_foundry.components.common.errors import PlatformError
 from kfp_foundry.components.common.learning.network.batches import Batches
 from kfp_foundry.components.common.learning.network.job import NetworkJob
 from kfp_foundry.components.common.learning.network.table import Batch, Table
@@ -169,22 +170,43 @@ def _prepare(optimizer: torch.optim.AdamW) -> None:
 
 
 def runner(step: Step, batches: Batches, world: int, compile_word: str) -> Callable[[int], None]:
-    """What trains on the batch of a number: a recorded step where that is possible and wanted, else one kernel after the other."""
+    """What trains on the batch of a number: a recorded step where that is possible and wanted, else one kernel after the other.
+
+    Raises:
+        PlatformError: `graph` is asked for, and the GPU cannot record it.
+    """
     plain = _plain(step, batches)
     if compile_word == "inductor":
         compiled: Any = torch.compile(step.module, dynamic=False)
         step.module = compiled
-        return plain
+        return _told(plain)
     possible = step.device.type == "cuda" and world == 1
     if compile_word == "off" or not possible:
         return plain
     try:
         return Recorded(step, batches)
     except RuntimeError as error:
+        reason = str(error).splitlines()[0]
         if compile_word == "graph":
-            raise
-        log.warning("steps are not recorded as a CUDA graph: %s", str(error).splitlines()[0])
+            raise PlatformError(f"a step cannot be recorded as a CUDA graph: {reason}", where="residual_mlp", remedy="give compile off") from error
+        log.warning("steps are not recorded as a CUDA graph: %s", reason)
         return plain
+
+
+def _told(train: Callable[[int], None]) -> Callable[[int], None]:
+    """The same, with what the compiler lacks told in words."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    def checked(number: int) -> None:
+        try:
+            train(number)
+        except TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            raise PlatformError(
+                f"torch.compile fails: {reason}", where="residual_mlp", remedy="give compile off, or use an image with a C++ compiler"
+            ) from error
+
+    return checked
 
 
 def _plain(step: Step, batches: Batches) -> Callable[[int], None]:
