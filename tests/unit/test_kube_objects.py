@@ -6,7 +6,7 @@ from kfp_foundry.components.common.kube.kinds import EXPERIMENT, JOB, PYTORCHJOB
 from kfp_foundry.components.common.kube.names import digest, object_name
 from kfp_foundry.components.common.kube.pod_status import endings, has_started, stuck_at, trouble
 from kfp_foundry.components.common.kube.pods import PodOptions, merged_env, settings_env
-from kfp_foundry.components.common.kube.queueing import Clock, Limits, why_waiting
+from kfp_foundry.components.common.kube.queueing import Clock, Limits, waiting_pods, why_waiting
 
 
 def condition(kind: str, status: str = "True", reason: str = "Because", message: str = "so it is") -> dict:
@@ -111,6 +111,14 @@ def test_a_pod_that_cannot_start_is_stuck(reason):
     waiting = pod(state={"waiting": {"reason": reason, "message": "there is none"}})
     assert stuck_at(waiting) == reason
     assert trouble(waiting) == f"{reason}: there is none"
+
+
+def test_an_init_container_that_crashes_again_and_again_is_told_and_may_come_right():
+    said = "back-off 40s restarting failed container=init-pytorch"
+    crashing = pod(state={"waiting": {"reason": "PodInitializing"}})
+    crashing["status"]["initContainerStatuses"] = [{"name": "init-pytorch", "state": {"waiting": {"reason": "CrashLoopBackOff", "message": said}}}]
+    assert waiting_pods([crashing]) == f"1 pods made, none running: CrashLoopBackOff: {said}"
+    assert stuck_at(crashing) == ""
 
 
 def test_time_in_the_queue_is_no_time_at_work():

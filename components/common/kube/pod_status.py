@@ -16,6 +16,7 @@ HOPELESS = frozenset(
         "RunContainerError",
     }
 )
+CRASHES = "CrashLoopBackOff"  # of an init container: the main one never starts; it may come right by itself, as one that waits for a service
 PULLS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
 
 
@@ -80,7 +81,7 @@ def trouble(pod: Object) -> str:
             return f"no node takes pod {pod['metadata']['name']}: {condition.get('message') or condition.get('reason')}"
     for container in containers(pod):
         waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in HOPELESS:
+        if waiting.get("reason") in HOPELESS or waiting.get("reason") == CRASHES:
             return f"{waiting['reason']}: {waiting.get('message') or container.get('image') or container['name']}"
     return ""
 
