@@ -5,7 +5,7 @@ where things are; without them a step starts all the same and uses its defaults.
 caller's environment.
 """
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from kfp.dsl import PipelineTask
@@ -55,3 +55,21 @@ def with_settings(task: Task, *, cached: bool = True, attempts: int = 1) -> Task
     if attempts > 1:
         task.set_retry(attempts - 1)
     return task
+
+
+def passthroughs() -> list[Any]:
+    """What a step that starts remote objects takes from its own task for them (`task_config_passthroughs`).
+
+    Resources and placement are for the remote pods alone, so that the step's own pod stays small; environment and volumes are
+    for both.
+
+    Example:
+        >>> @dsl.component(base_image=images.FOUNDRY, install_kfp_package=False, task_config_passthroughs=passthroughs())
+        ... def train_distributed(..., resources: dsl.TaskConfig = None): ...
+    """
+    from kfp import dsl
+
+    remote = ("RESOURCES", "KUBERNETES_TOLERATIONS", "KUBERNETES_NODE_SELECTOR", "KUBERNETES_AFFINITY")
+    both = ("ENV", "KUBERNETES_VOLUMES")
+    taken = [dsl.TaskConfigPassthrough(field=dsl.TaskConfigField[name], apply_to_task=False) for name in remote]
+    return taken + [dsl.TaskConfigPassthrough(field=dsl.TaskConfigField[name], apply_to_task=True) for name in both]

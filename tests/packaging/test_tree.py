@@ -154,9 +154,9 @@ def test_a_component_has_its_files(component):
 def test_a_face_is_thin(component):
     function = components.interface(component.folder)
     tree = ast.parse((component.folder / "component.py").read_text())
-    assert [ast.unparse(decorator) for decorator in function.decorator_list] == [
-        "dsl.component(base_image=images.FOUNDRY, install_kfp_package=False)"
-    ]
+    launches = ", task_config_passthroughs=passthroughs()"  # of a step that starts remote objects
+    decorators = [ast.unparse(decorator).replace(launches, "") for decorator in function.decorator_list]
+    assert decorators == ["dsl.component(base_image=images.FOUNDRY, install_kfp_package=False)"]
     assert len(function.body) - 1 <= 5
     branches = (ast.If, ast.For, ast.While, ast.Try, ast.IfExp, ast.BoolOp, ast.Match)
     assert not [node for statement in function.body for node in ast.walk(statement) if isinstance(node, branches)]

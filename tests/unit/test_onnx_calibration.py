@@ -6,9 +6,9 @@ import pytest
 from kfp_foundry.components.common.artifacts.model import open_session
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import DataError, UserError
+from kfp_foundry.components.common.learning import calibrate
 from kfp_foundry.components.common.onnx.calibration import Isotonic
 from kfp_foundry.components.common.onnx.graph import DOUBLE, Graph
-from kfp_foundry.components.common.learning import calibrate
 
 rng = np.random.default_rng(7)
 SCORES = rng.normal(size=4000)

@@ -3,17 +3,22 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from kfp_foundry.components.common.kube.kinds import Object, Objects
 from kfp_foundry.components.common.wiring import CONFIG_KEYS, SECRET_KEYS, SETTINGS
 
-if TYPE_CHECKING:
-    from kfp.dsl import TaskConfig
-
 RESERVED = frozenset({"PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"})
 STORE_SECRET = "mlpipeline-minio-artifact"  # Kubeflow Pipelines keeps the keys of its object store there, in every namespace of runs
 STORE_KEYS = {"AWS_ACCESS_KEY_ID": "accesskey", "AWS_SECRET_ACCESS_KEY": "secretkey"}
+
+
+class TaskConfig(Protocol):
+    """What a platform passes through of a step's own settings: KFP's `dsl.TaskConfig`, each field as Kubernetes writes it."""
+
+    @property
+    def resources(self) -> dict[str, Any] | None:
+        """`requests` and `limits`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class PodOptions:
     volume_mounts: Objects = field(default_factory=list)
 
     @classmethod
-    def from_task_config(cls, config: "TaskConfig | None") -> "PodOptions":
+    def from_task_config(cls, config: TaskConfig | None) -> "PodOptions":
         """What the user set on the step and the platform passed through; nothing of it where there is no platform.
 
         Args:

@@ -3,20 +3,10 @@
 from kfp import dsl
 
 from kfp_foundry.components.common import images
+from kfp_foundry.components.common.wiring import passthroughs
 
 
-@dsl.component(
-    base_image=images.FOUNDRY,
-    install_kfp_package=False,
-    task_config_passthroughs=[
-        dsl.TaskConfigField.RESOURCES,
-        dsl.TaskConfigField.KUBERNETES_TOLERATIONS,
-        dsl.TaskConfigField.KUBERNETES_NODE_SELECTOR,
-        dsl.TaskConfigField.KUBERNETES_AFFINITY,
-        dsl.TaskConfigPassthrough(field=dsl.TaskConfigField.ENV, apply_to_task=True),
-        dsl.TaskConfigPassthrough(field=dsl.TaskConfigField.KUBERNETES_VOLUMES, apply_to_task=True),
-    ],
-)
+@dsl.component(base_image=images.FOUNDRY, install_kfp_package=False, task_config_passthroughs=passthroughs())
 def train_distributed(
     train: dsl.Input[dsl.Dataset],
     validation: dsl.Input[dsl.Dataset],

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kfp_foundry.components.common.errors import UserError
-
-if TYPE_CHECKING:
-    from kfp.dsl import TaskConfig
+from kfp_foundry.components.common.kube.pods import TaskConfig
 
 WHERE = "train_distributed"
 GPU_WORDS = ("gpu", "nvidia.com/")  # how device plugins name them: nvidia.com/gpu, nvidia.com/mig-1g.5gb, amd.com/gpu, gpu.intel.com/i915
@@ -43,7 +41,7 @@ class Placement:
     timeout_minutes: int = 0
     queue_timeout_minutes: int = 0
     target: str = "auto"
-    resources: "TaskConfig | None" = None
+    resources: TaskConfig | None = None
 
     def check(self) -> None:
         """Refuses numbers that mean nothing.
