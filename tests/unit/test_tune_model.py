@@ -194,7 +194,10 @@ BAD = [
     ({"folds": 1}, "folds is 1; give 0 for none, or 2 or more"),
     ({"trainer": "sklearn", "params": {}, "search": {"max_bins": [63]}}, "it decides how rows are encoded"),
     ({"trainer": "sklearn", "params": {}, "search": {"max_iter": [3]}, "early_stopping": "median"}, "reports nothing while it trains"),
-    ({"search_algorithm": "hyperband", "folds": 3, "params": {}, "search": {"num_iterations": {"type": "int", "min": 1, "max": 9}}}, "folds is given"),
+    (
+        {"search_algorithm": "hyperband", "folds": 3, "params": {}, "search": {"num_iterations": {"type": "int", "min": 1, "max": 9}}},
+        "folds is given",
+    ),
 ]
 
 
