@@ -161,6 +161,7 @@ def fake_cluster(monkeypatch):
 
     with FakeCluster() as cluster:
         monkeypatch.setenv("KUBECONFIG", cluster.kubeconfig)
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)  # a test in a pod must not reach the pod's own cluster
         yield cluster
 
 
