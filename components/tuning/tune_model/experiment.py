@@ -16,10 +16,10 @@ from kfp_foundry.components.common.kube.pods import PodOptions
 from kfp_foundry.components.tuning.tune_model.given import MODULE, Given
 from kfp_foundry.components.tuning.tune_model.search import MEDIAN_STOP, PARALLEL_ON_KATIB, SEEDED, SETTINGS, Search
 from kfp_foundry.components.tuning.tune_model.space import Parameter, text
+from kfp_foundry.components.tuning.tune_model.study import STRATEGY
 
 CONTAINER = "trial"
 GRACE_SECONDS = 5  # a shell stands between the kubelet and Python, and passes no signal on
-STRATEGY = "latest"
 TYPES = {"int": "int", "float": "double", "categorical": "categorical"}
 
 

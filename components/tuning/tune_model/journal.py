@@ -17,7 +17,7 @@ from kfp_foundry.components.common.files import unwritable
 from kfp_foundry.components.tuning.tune_model import sampling
 from kfp_foundry.components.tuning.tune_model.search import Search
 from kfp_foundry.components.tuning.tune_model.space import Scalar
-from kfp_foundry.components.tuning.tune_model.study import State, Trial, conclude, failed, value_of
+from kfp_foundry.components.tuning.tune_model.study import STRATEGY, State, Trial, conclude, failed, value_of
 
 if TYPE_CHECKING:
     from optuna.study import Study as OptunaStudy
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 FILE = "journal.log"
 NAME = "search"
 RECORD = "record"  # the user attribute that says what a trial came to
-# The last report is that of the finished model, so it is the value that `train_model` will measure.
-STRATEGY = "latest"
 
 log = logging.getLogger(__name__)
 

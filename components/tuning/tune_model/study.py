@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 from kfp_foundry.components.common.errors import FoundryError
 
-STRATEGIES = ("best", "latest")
+# The last report of a trial is its finished model's metric, so it is what `train_model` will measure with the same parameters; the
+# best report may be that of a round which the model did not end with.
+STRATEGY = "latest"
 
 
 class State(StrEnum):
