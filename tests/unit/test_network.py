@@ -27,7 +27,7 @@ from kfp_foundry.components.common.learning.parameters import DEFAULTS, complete
 from kfp_foundry.components.common.learning.publish import describe, publish
 from kfp_foundry.components.common.learning.stopped import Stopped
 
-SMALL = {"epochs": 14, "learning_rate": 0.004, "batch_size": 64, "width": 24, "blocks": 1, "bins": 12, "dropout": 0.0}
+SMALL = {"epochs": 14, "learning_rate": 0.004, "batch_size": 64, "width": 24, "blocks": 1, "bins": 12, "dropout": 0.0, "input_dropout": 0.0}
 TARGETS = {"binary": ("late", "boolean"), "multiclass": ("tier", "string"), "regression": ("minutes", "number")}
 
 

@@ -26,7 +26,16 @@ FEW = {
     "lightgbm": {"num_iterations": 15},
     "hist_gradient_boosting": {"max_iter": 8},
     "linear": {},
-    "residual_mlp": {"epochs": 4, "learning_rate": 0.004, "batch_size": 32, "width": 24, "blocks": 1, "bins": 12},
+    "residual_mlp": {
+        "epochs": 4,
+        "learning_rate": 0.004,
+        "batch_size": 32,
+        "width": 24,
+        "blocks": 1,
+        "bins": 12,
+        "dropout": 0.0,
+        "input_dropout": 0.0,
+    },
 }
 ALGORITHMS = list(FEW)  # the network has tests of its own
 FEATURES = """

@@ -44,12 +44,12 @@ class Settings:
     batch_size: int = 1024
     learning_rate: float = 0.001
     warmup: float = 0.1
-    weight_decay: float = 0.05
-    width: int = 192
+    weight_decay: float = 0.1
+    width: int = 128
     blocks: int = 2
     expansion: float = 1.0
-    dropout: float = 0.25
-    input_dropout: float = 0.0
+    dropout: float = 0.3
+    input_dropout: float = 0.1
     embedding_size: int = 0
     bins: int = 32
     clip_norm: float = 1.0
