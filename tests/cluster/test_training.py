@@ -25,10 +25,11 @@ from kubernetes import client, config
 from kfp_foundry.components.common import images, store
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.model import ModelFolder
+from kfp_foundry.components.common.distributed.cluster import kubeflow
 from kfp_foundry.components.common.errors import FoundryError
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.kinds import PYTORCHJOB, TRAINJOB
-from kfp_foundry.components.training.train_distributed import core, kubeflow
+from kfp_foundry.components.training.train_distributed import core
 
 KUBECONFIG = os.environ.get("KFP_FOUNDRY_TEST_KUBECONFIG", "")
 STORE = os.environ.get("KFP_FOUNDRY_TEST_STORE", "")
@@ -61,21 +62,26 @@ def namespace():
     api = client.CoreV1Api()
     api.create_namespace({"metadata": {"name": name}})
     endpoint, _, bucket = STORE.rpartition("/")
+    try:
+        _prepare(api, name, endpoint)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KUBECONFIG", KUBECONFIG)
+            patch.setenv("AWS_ENDPOINT_URL", endpoint)
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            patch.setattr(images, "TORCH", IMAGE or PYTHON_IMAGE)
+            yield name, f"s3://{bucket}/{name}"
+            store.remove(f"s3://{bucket}/{name}")
+    finally:
+        api.delete_namespace(name)
+
+
+def _prepare(api: client.CoreV1Api, name: str, endpoint: str) -> None:
     keys = {key: os.environ[key] for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    api.create_namespaced_config_map(
-        name, {"metadata": {"name": "kfp-foundry"}, "data": {"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}}
-    )
+    settings = {"AWS_ENDPOINT_URL": endpoint, "AWS_DEFAULT_REGION": "us-east-1"}
+    api.create_namespaced_config_map(name, {"metadata": {"name": "kfp-foundry"}, "data": settings})
     api.create_namespaced_secret(name, {"metadata": {"name": "kfp-foundry"}, "stringData": keys})
     group = ("trainer.kubeflow.org", "v1alpha1", name, "trainingruntimes")
     client.CustomObjectsApi().create_namespaced_custom_object(*group, _runtime(), field_validation="Strict")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KUBECONFIG", KUBECONFIG)
-        patch.setenv("AWS_ENDPOINT_URL", endpoint)
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setattr(images, "TORCH", IMAGE or PYTHON_IMAGE)
-        yield name, f"s3://{bucket}/{name}"
-        api.delete_namespace(name)
-        store.remove(f"s3://{bucket}/{name}")
 
 
 def _runtime() -> dict[str, Any]:
@@ -135,11 +141,11 @@ def test_a_trainjob_of_two_nodes_gives_the_model(here, cluster, tables, flights,
     caplog.set_level(logging.INFO)
     train(tables)
     require_model(tables, flights)
-    job = cluster.list(TRAINJOB)[-1]
+    made = {job["metadata"]["uid"] for job in cluster.list(TRAINJOB)}
     assert "validation_loss=" in caplog.text  # rank 0 was heard while it ran
     assert not store.exists(store.join(store.parent(tables["model"].uri), "ranks", "checkpoints"))
     train(tables)  # the step again: the job is done, and its result is taken
-    assert cluster.list(TRAINJOB)[-1]["metadata"]["uid"] == job["metadata"]["uid"]
+    assert {job["metadata"]["uid"] for job in cluster.list(TRAINJOB)} == made
 
 
 def test_a_trainjob_gives_the_same_model_as_this_machine(here, tables, tmp_path, monkeypatch):
@@ -173,7 +179,7 @@ def test_a_deleted_training_goes_on_from_its_checkpoint(here, cluster, tables, f
 
     watched = threading.Thread(target=first)
     watched.start()
-    name = wait_for(lambda: next((job["metadata"]["name"] for job in cluster.list(TRAINJOB) if not TRAINJOB.state(job).ended), ""))
+    name = wait_for(lambda: active(cluster))
     wait_for(lambda: any(store.is_complete(store.join(checkpoints, step)) for step in store.names(checkpoints)))
     cluster.delete(TRAINJOB, name, foreground=True)
     watched.join(60)
@@ -192,7 +198,7 @@ def test_a_pod_that_is_lost_is_made_anew_and_the_training_goes_on(here, cluster,
 
     def lose() -> None:
         wait_for(lambda: store.names(checkpoints))
-        pods = cluster.pods({"jobset.sigs.k8s.io/jobset-name": cluster.list(TRAINJOB)[-1]["metadata"]["name"]})
+        pods = cluster.pods(TRAINJOB.pods_of(active(cluster)))
         lost.append(next(pod["metadata"]["name"] for pod in pods if "-node-0-1-" in pod["metadata"]["name"]))
         client.CoreV1Api().delete_namespaced_pod(lost[0], cluster.namespace, grace_period_seconds=0)
 
@@ -220,13 +226,18 @@ def _with_this_project(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
+def active(cluster: Cluster) -> str:
+    """The name of the job that has not ended."""
+    return next((job["metadata"]["name"] for job in cluster.list(TRAINJOB) if not TRAINJOB.state(job).ended), "")
+
+
 def replace_env(**variables):
     from kfp import dsl
 
     return replace(dsl.TaskConfig(), env=[{"name": name, "value": value} for name, value in variables.items()])
 
 
-def wait_for(found, seconds=180.0):
+def wait_for(found, seconds=300.0):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         value = found()
