@@ -17,8 +17,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from kfp_foundry.components.common.distributed.local import supervise
 from kfp_foundry.components.common.errors import FoundryError
-from kfp_foundry.components.training.train_distributed import supervise
 
 RESULT = Path(__file__).parent / "results" / "launch_overhead.json"
 HANGS = 10.0  # seconds

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rank_training import Supervisor, faulty, result, train, until, write_tables
 
+from kfp_foundry.components.common.distributed.local import supervise
 from kfp_foundry.components.common.errors import FoundryError, PlatformError, UserError
-from kfp_foundry.components.training.train_distributed import supervise
 
 ROUNDS = int(os.environ.get("KFP_FOUNDRY_FAULT_ROUNDS", "1"))
 

@@ -11,8 +11,9 @@ from rank_training import SUPPORT, faulty, request, write_tables
 
 from kfp_foundry.components.common import store
 from kfp_foundry.components.common.artifacts.model import ModelFolder
+from kfp_foundry.components.common.distributed import outcome
+from kfp_foundry.components.common.distributed.local import supervise
 from kfp_foundry.components.common.errors import PlatformError
-from kfp_foundry.components.training.train_distributed import outcome, supervise
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ def write_tables(folder: Path, flights, contract, rows: int = 4000) -> None:
 
 
 def request(folder: Path, module: str = "", args: dict | None = None, work: str = "work", strategy: str = "auto", **options):
+    from kfp_foundry.components.common.distributed.request import Request
     from kfp_foundry.components.common.learning.fit import Options
-    from kfp_foundry.components.training.train_distributed.request import Request
 
     given = {"params": {} if module else PARAMS, **options}
     return Request(
@@ -46,7 +46,7 @@ def request(folder: Path, module: str = "", args: dict | None = None, work: str 
 
 def train(folder: Path, ranks: int = 1, module: str = "", args: dict | None = None, work: str = "work", how: dict | None = None, **options) -> dict:
     """Trains to the end; gives the digest, the metrics, and the lines that the ranks wrote."""
-    from kfp_foundry.components.training.train_distributed import supervise
+    from kfp_foundry.components.common.distributed.local import supervise
 
     os.environ["PYTHONPATH"] = _path()
     lines: list[str] = []

@@ -7,6 +7,10 @@ import yaml
 from kubeflow_trainer_api import models
 
 from kfp_foundry.components.common import images
+from kfp_foundry.components.common.distributed.cluster.kubeflow import trainjob_body
+from kfp_foundry.components.common.distributed.cluster.workload import Workload
+from kfp_foundry.components.common.distributed.placement import Placement
+from kfp_foundry.components.common.distributed.request import Request
 from kfp_foundry.components.common.kube import connection, janitor
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.failure import RemoteFailure
@@ -15,10 +19,6 @@ from kfp_foundry.components.common.kube.launcher import Limits, Pace, launch
 from kfp_foundry.components.common.kube.logs import LogSource
 from kfp_foundry.components.common.kube.task import Task
 from kfp_foundry.components.common.learning.fit import Options
-from kfp_foundry.components.training.train_distributed.kubeflow import trainjob_body
-from kfp_foundry.components.training.train_distributed.placement import Placement
-from kfp_foundry.components.training.train_distributed.request import Request
-from kfp_foundry.components.training.train_distributed.workload import Workload
 from kfp_foundry.components.tuning.tune_model import katib
 from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate
 from kfp_foundry.components.tuning.tune_model.given import Given

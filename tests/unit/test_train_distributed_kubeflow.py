@@ -12,11 +12,13 @@ from kfp import dsl
 from kfp_foundry.components.common import images, store
 from kfp_foundry.components.common.artifacts.dataset import DatasetFolder
 from kfp_foundry.components.common.artifacts.model import ModelFolder
+from kfp_foundry.components.common.distributed import outcome, train
+from kfp_foundry.components.common.distributed.cluster import kubeflow
+from kfp_foundry.components.common.distributed.request import Request
 from kfp_foundry.components.common.errors import FoundryError, PlatformError, UserError
 from kfp_foundry.components.common.files import write_json
 from kfp_foundry.components.common.kube.launcher import Pace, launch
-from kfp_foundry.components.training.train_distributed import core, kubeflow, outcome
-from kfp_foundry.components.training.train_distributed.request import Request
+from kfp_foundry.components.training.train_distributed import core
 
 ROOT = "pvc://runs/flights/run-1"  # shared with the pods, and here a folder
 
@@ -276,7 +278,7 @@ def test_the_component_takes_what_each_platform_passes_through(step, monkeypatch
     from kfp_foundry.components.training.train_distributed.component import train_distributed
 
     found = []
-    monkeypatch.setattr(core, "_train_here", lambda request, placement, *rest: found.append((request, placement)) or 1 / 0)
+    monkeypatch.setattr(train, "_train_here", lambda request, placement, *rest: found.append((request, placement)) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train_distributed.python_func(*step.artifacts.values(), nodes=2, target="local", resources=given)
     request, placement = found[0]

@@ -12,10 +12,11 @@ from kfp import dsl
 from rank_training import PARAMS, request, train, write_tables
 
 from kfp_foundry.components.common.artifacts.model import ModelFolder
+from kfp_foundry.components.common.distributed.local import forkserver, supervise
+from kfp_foundry.components.common.distributed.request import Request
 from kfp_foundry.components.common.errors import PlatformError, UserError
 from kfp_foundry.components.common.learning.network.meeting import meet
-from kfp_foundry.components.training.train_distributed import core, forkserver, supervise
-from kfp_foundry.components.training.train_distributed.request import Request
+from kfp_foundry.components.training.train_distributed import core
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs/training.md"
 
@@ -225,7 +226,7 @@ def test_rank_0_names_who_did_not_come():
 
 
 def test_the_components_of_ranks_are_imported_without_pytorch():
-    code = "import sys, kfp_foundry.components.training.train_distributed.supervise as s; print('torch' in sys.modules)"
+    code = "import sys, kfp_foundry.components.common.distributed.local.supervise as s; print('torch' in sys.modules)"
     import subprocess
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

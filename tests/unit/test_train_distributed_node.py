@@ -8,8 +8,8 @@ import sys
 import pytest
 from rank_training import SUPPORT, request, write_tables
 
+from kfp_foundry.components.common.distributed.ranks import failure, node
 from kfp_foundry.components.common.errors import DataError, PlatformError, UserError
-from kfp_foundry.components.training.train_distributed import failure, node
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def run(flights, flights_contract, tmp_path):
             "PET_NNODES": "1", "PET_NPROC_PER_NODE": "2", "PET_NODE_RANK": "0", "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free_port()),
             "PET_MAX_RESTARTS": "3", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SUPPORT), "GLOO_SOCKET_IFNAME": "lo",
         }  # fmt: skip
-        command = [sys.executable, "-m", "kfp_foundry.components.training.train_distributed.node", *asked.argv()]
+        command = [sys.executable, "-m", "kfp_foundry.components.common.distributed.ranks.node", *asked.argv()]
         return subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, timeout=120)
 
     return start

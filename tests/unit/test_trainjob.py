@@ -11,14 +11,15 @@ from fake_kubernetes import FakeCluster
 from kfp import dsl
 
 from kfp_foundry.components.common import images
+from kfp_foundry.components.common.distributed.cluster import kubeflow, pytorchjob, trainjob
+from kfp_foundry.components.common.distributed.cluster.workload import Workload
+from kfp_foundry.components.common.distributed.placement import Placement
+from kfp_foundry.components.common.distributed.ranks import node
+from kfp_foundry.components.common.distributed.request import Request
 from kfp_foundry.components.common.errors import PlatformError, UserError
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.kinds import PYTORCHJOB, TRAINJOB
 from kfp_foundry.components.common.learning.fit import Options
-from kfp_foundry.components.training.train_distributed import kubeflow, node, pytorchjob, trainjob
-from kfp_foundry.components.training.train_distributed.placement import Placement
-from kfp_foundry.components.training.train_distributed.request import Request
-from kfp_foundry.components.training.train_distributed.workload import Workload
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MANIFESTS = Path(__file__).parents[2] / "manifests" / "base"

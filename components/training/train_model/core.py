@@ -39,9 +39,10 @@ def run(
     """
     chosen = Options(algorithm=resolve(trainer, algorithm), **options)
     if trainer == "torch":  # by ranks of its own, here or on the cluster: this step's image has no torch
-        from kfp_foundry.components.training.train_distributed import core as distributed
+        from kfp_foundry.components.common.distributed.placement import Placement
+        from kfp_foundry.components.common.distributed.train import train as train_on_ranks
 
-        distributed.train(train, validation, contract, model, metrics, report, chosen, distributed.Placement(**(placement or {})))
+        train_on_ranks(train, validation, contract, model, metrics, report, chosen, Placement(**(placement or {})))
         return
     words = Contract.load(contract.path)
     tables = {"train": DatasetFolder.open(train), "validation": DatasetFolder.open(validation)}

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Literal
 
 from kfp_foundry.components.common import platform
+from kfp_foundry.components.common.distributed.local import explain, forkserver
+from kfp_foundry.components.common.distributed.local.child import Children
+from kfp_foundry.components.common.distributed.request import DONE, FOLDER_VARIABLE, WORKER, Request
 from kfp_foundry.components.common.errors import PlatformError, UserError
 from kfp_foundry.components.common.files import unwritable
-from kfp_foundry.components.training.train_distributed import explain, forkserver
-from kfp_foundry.components.training.train_distributed.child import Children
-from kfp_foundry.components.training.train_distributed.request import DONE, FOLDER_VARIABLE, WORKER, Request
 
 GRACE_SECONDS = 10.0  # between asking ranks to end and killing them
 AFTER_SUCCESS_SECONDS = 15.0  # what a rank may take to leave once the result is there; its work is done

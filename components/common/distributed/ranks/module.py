@@ -15,6 +15,8 @@ import polars as pl
 
 from kfp_foundry.components.common import store
 from kfp_foundry.components.common.contract import Contract, Task
+from kfp_foundry.components.common.distributed import outcome
+from kfp_foundry.components.common.distributed.request import Request
 from kfp_foundry.components.common.errors import DataError, UserError, close_names
 from kfp_foundry.components.common.learning import calibrate, data, fit
 from kfp_foundry.components.common.learning.data import Part
@@ -22,12 +24,10 @@ from kfp_foundry.components.common.learning.encode import fit_plan
 from kfp_foundry.components.common.learning.learner import Examples, Job
 from kfp_foundry.components.common.learning.publish import describe
 from kfp_foundry.components.common.onnx.encoding import Plan
-from kfp_foundry.components.training.train_distributed import outcome
-from kfp_foundry.components.training.train_distributed.request import Request
 
 if TYPE_CHECKING:
+    from kfp_foundry.components.common.distributed.ranks.context import Context
     from kfp_foundry.components.common.learning.network.ranks import Ranks
-    from kfp_foundry.components.training.train_distributed.context import Context
 
 ENTRY = "train"
 
@@ -67,8 +67,8 @@ def train(request: Request, ranks: "Ranks") -> None:
         DataError: The rows cannot be learned from.
         FoundryError: The graph differs from the model.
     """
-    from kfp_foundry.components.training.train_distributed import returned
-    from kfp_foundry.components.training.train_distributed.context import Context
+    from kfp_foundry.components.common.distributed.ranks import returned
+    from kfp_foundry.components.common.distributed.ranks.context import Context
 
     entry = _entry(request.module)
     contract = Contract.parse(store.read(request.contract).decode())
@@ -137,7 +137,7 @@ def _seed(seed: int) -> None:
 
 
 def _finish(request: Request, contract: Contract, context: "Context", module: Any) -> None:
-    from kfp_foundry.components.training.train_distributed import returned
+    from kfp_foundry.components.common.distributed.ranks import returned
 
     held, learned = context.part("validation"), context.part("train")
     options = replace(request.options, algorithm="module", params={"module": request.module, **request.module_args})

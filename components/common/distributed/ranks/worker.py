@@ -1,4 +1,4 @@
-"""One rank: `torchrun -m kfp_foundry.components.training.train_distributed.worker --train ... --output ...`.
+"""One rank: `torchrun -m kfp_foundry.components.common.distributed.ranks.worker --train ... --output ...`.
 
 Every rank reads its share of the rows, all of them learn together, and rank 0 finishes: calibration, graph, parity gate, Model
 folder, metrics and page. Losses go to stdout as lines `name=value`, which Katib's collector and a person read alike.
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from kfp_foundry.components.common.distributed.local import forkserver
+from kfp_foundry.components.common.distributed.ranks import failure
+from kfp_foundry.components.common.distributed.request import DONE, FOLDER_VARIABLE, Request
 from kfp_foundry.components.common.errors import FoundryError
-from kfp_foundry.components.training.train_distributed import failure, forkserver
-from kfp_foundry.components.training.train_distributed.request import DONE, FOLDER_VARIABLE, Request
 
 if TYPE_CHECKING:
     from kfp_foundry.components.common.learning.network.ranks import Ranks
@@ -68,9 +69,9 @@ def _work(request: Request, folder: Path | None) -> None:
 
 def _train(request: Request, ranks: "Ranks") -> None:
     if request.module:
-        from kfp_foundry.components.training.train_distributed.module import train
+        from kfp_foundry.components.common.distributed.ranks.module import train
     else:
-        from kfp_foundry.components.training.train_distributed.network import train
+        from kfp_foundry.components.common.distributed.ranks.network import train
     train(request, ranks)
 
 

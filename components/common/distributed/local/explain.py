@@ -5,9 +5,9 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from kfp_foundry.components.common.distributed.local.child import Child
+from kfp_foundry.components.common.distributed.ranks import failure as failures
 from kfp_foundry.components.common.errors import FoundryError, PlatformError
-from kfp_foundry.components.training.train_distributed import failure as failures
-from kfp_foundry.components.training.train_distributed.child import Child
 
 WHERE = "training"
 STACK_FRAMES = 4

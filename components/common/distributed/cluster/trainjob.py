@@ -13,10 +13,10 @@ is not asked to be strict, and with it the job's volumes or its deadline.
 from collections.abc import Collection
 from typing import Any
 
+from kfp_foundry.components.common.distributed.cluster.workload import Workload
 from kfp_foundry.components.common.errors import PlatformError
 from kfp_foundry.components.common.kube.kinds import TRAINJOB, Kind, Object
 from kfp_foundry.components.common.kube.task import PREFIX
-from kfp_foundry.components.training.train_distributed.workload import Workload
 
 NODE = "node"  # how Trainer's runtimes call the job, and its container, that trains
 PATCH_MANAGER = f"{PREFIX}/launcher"

@@ -19,7 +19,7 @@ from kfp_foundry.components.common.onnx.graph import Graph
 from kfp_foundry.components.common.onnx.heads import Link
 
 if TYPE_CHECKING:
-    from kfp_foundry.components.training.train_distributed.context import Context
+    from kfp_foundry.components.common.distributed.ranks.context import Context
 
 OPSET = 20  # the newest that PyTorch writes without another package; what it holds means the same in ours, 21
 ROWS_AT_ONCE = 65_536

@@ -5,8 +5,8 @@ There is no runtime to stand on: shared memory, the security context and the res
 
 import copy
 
+from kfp_foundry.components.common.distributed.cluster.workload import Workload
 from kfp_foundry.components.common.kube.kinds import PYTORCHJOB, Object
-from kfp_foundry.components.training.train_distributed.workload import Workload
 
 ATTEMPTS = 3  # of pods that a node took away or that ran out of memory
 GRACE_SECONDS = 60  # for ranks to write a checkpoint when they are asked to end

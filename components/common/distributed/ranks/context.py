@@ -15,14 +15,14 @@ from torch import nn
 from kfp_foundry.components.common import store
 from kfp_foundry.components.common.artifacts.model import Label
 from kfp_foundry.components.common.contract import Contract, Task
+from kfp_foundry.components.common.distributed import outcome
+from kfp_foundry.components.common.distributed.ranks.mirror import checkpoints_at
+from kfp_foundry.components.common.distributed.request import Request
 from kfp_foundry.components.common.learning import data
 from kfp_foundry.components.common.learning.data import Part
 from kfp_foundry.components.common.learning.network.ranks import Ranks
 from kfp_foundry.components.common.learning.network.snapshots import Snapshots
 from kfp_foundry.components.common.onnx.encoding import Plan
-from kfp_foundry.components.training.train_distributed import outcome
-from kfp_foundry.components.training.train_distributed.mirror import checkpoints_at
-from kfp_foundry.components.training.train_distributed.request import Request
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from kfp_foundry.components.common import store
 from kfp_foundry.components.common.artifacts.dataset import DatasetFacts, DatasetFolder
 from kfp_foundry.components.common.artifacts.model import ModelRecord
 from kfp_foundry.components.common.contract import Contract
+from kfp_foundry.components.common.distributed.request import Request
 from kfp_foundry.components.common.errors import IntegrityError
 from kfp_foundry.components.common.files import write_json
-from kfp_foundry.components.training.train_distributed.request import Request
 
 MODEL = "model"
 REPORT = "report.html"

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kfp_foundry.components.common import images, store
+from kfp_foundry.components.common.distributed.placement import Placement
+from kfp_foundry.components.common.distributed.request import ADDRESSES, Request
 from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.kube.kinds import Object, Objects
 from kfp_foundry.components.common.kube.pods import PodOptions, settings_env
 from kfp_foundry.components.common.wiring import SETTINGS
-from kfp_foundry.components.training.train_distributed.placement import Placement
-from kfp_foundry.components.training.train_distributed.request import ADDRESSES, Request
 
-NODE_COMMAND = "kfp_foundry.components.training.train_distributed.node"  # torchrun with an exit code that says more
+NODE_COMMAND = "kfp_foundry.components.common.distributed.ranks.node"  # torchrun with an exit code that says more
 RESTARTS = 3  # of the ranks within their pods, from the last checkpoint, before a pod is given up
 SHARED_MEMORY = "dshm"
 SHARED_MEMORY_PATH = "/dev/shm"  # NCCL and data loaders want more than the 64 MiB that a pod has there

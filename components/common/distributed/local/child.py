@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import IO, Self
 
 from kfp_foundry.components.common import processes
+from kfp_foundry.components.common.distributed.local import forkserver
 from kfp_foundry.components.common.errors import PlatformError
 from kfp_foundry.components.common.files import unwritable
-from kfp_foundry.components.training.train_distributed import forkserver
 
 TAIL_LINES = 40
 MOMENT = 0.1  # seconds that a killed process may take to be gone

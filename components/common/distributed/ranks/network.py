@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 from kfp_foundry.components.common import store
 from kfp_foundry.components.common.contract import Contract
+from kfp_foundry.components.common.distributed import outcome
+from kfp_foundry.components.common.distributed.ranks.mirror import checkpoints_at
+from kfp_foundry.components.common.distributed.request import Request
 from kfp_foundry.components.common.learning import fit
 from kfp_foundry.components.common.learning.publish import describe
-from kfp_foundry.components.training.train_distributed import outcome
-from kfp_foundry.components.training.train_distributed.mirror import checkpoints_at
-from kfp_foundry.components.training.train_distributed.request import Request
 
 if TYPE_CHECKING:
     from kfp_foundry.components.common.learning.network.job import Epoch

@@ -4,16 +4,16 @@ import logging
 from dataclasses import replace
 
 from kfp_foundry.components.common import store
+from kfp_foundry.components.common.distributed.cluster import pytorchjob, trainjob
+from kfp_foundry.components.common.distributed.cluster.workload import SHARED_MEMORY_PATH, Workload, unreachable
+from kfp_foundry.components.common.distributed.placement import WHERE, Placement
+from kfp_foundry.components.common.distributed.request import Request
 from kfp_foundry.components.common.errors import FoundryError, PlatformError
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.kinds import PYTORCHJOB, TRAINJOB, Kind, Object
 from kfp_foundry.components.common.kube.launcher import Finished, launch
 from kfp_foundry.components.common.kube.queueing import Limits
 from kfp_foundry.components.common.kube.task import Task
-from kfp_foundry.components.training.train_distributed import pytorchjob, trainjob
-from kfp_foundry.components.training.train_distributed.placement import WHERE, Placement
-from kfp_foundry.components.training.train_distributed.request import Request
-from kfp_foundry.components.training.train_distributed.workload import SHARED_MEMORY_PATH, Workload, unreachable
 
 PREFIX = "train"
 BESIDE = "ranks"  # the folder next to the model in which ranks leave their result and their checkpoints

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, Self
 from kfp_foundry.components.common.errors import UserError, close_names
 from kfp_foundry.components.common.learning.fit import Options
 
-WORKER = "kfp_foundry.components.training.train_distributed.worker"
+WORKER = "kfp_foundry.components.common.distributed.ranks.worker"
 FOLDER_VARIABLE = "KFP_FOUNDRY_RANKS_FOLDER"  # where a rank leaves its error, its stack, and at last that all is done
 DONE = "done"
 ADDRESSES = ("train", "validation", "contract", "checkpoints", "output")

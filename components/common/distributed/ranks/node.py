@@ -21,8 +21,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kfp_foundry.components.training.train_distributed import failure
-from kfp_foundry.components.training.train_distributed.request import FOLDER_VARIABLE, WORKER
+from kfp_foundry.components.common.distributed.ranks import failure
+from kfp_foundry.components.common.distributed.request import FOLDER_VARIABLE, WORKER
 
 FINAL = 64
 PASSING = 138

@@ -1,0 +1,1 @@
+"""Training of a network on several ranks: on this machine, or as a TrainJob or PyTorchJob on a cluster."""

@@ -1,0 +1,1 @@
+"""The local engine: ranks as supervised processes of this machine."""
