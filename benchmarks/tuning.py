@@ -133,8 +133,8 @@ class Work:
 
     def tune(self) -> None:
         """The engine of this project."""
-        from kfp_foundry.components.tuning.tune_model import local
-        from kfp_foundry.components.tuning.tune_model.crew import Recipe
+        from kfp_foundry.components.tuning.tune_model.local import engine as local
+        from kfp_foundry.components.tuning.tune_model.local.crew import Recipe
 
         arguments = {name: str(self.place / name) for name in ("train", "validation", "contract")}
         arguments |= {"options": {"params": {"num_iterations": self.iterations}}, "metric": "log_loss"}
@@ -179,8 +179,8 @@ class Work:
         return round(1000 * (self._nothing(algorithm, MANY) - self._nothing(algorithm, FEW)) / (MANY - FEW), 1)
 
     def _nothing(self, algorithm: str, trials: int) -> float:
-        from kfp_foundry.components.tuning.tune_model import local
-        from kfp_foundry.components.tuning.tune_model.crew import Recipe
+        from kfp_foundry.components.tuning.tune_model.local import engine as local
+        from kfp_foundry.components.tuning.tune_model.local.crew import Recipe
         from kfp_foundry.components.tuning.tune_model.search import Search
 
         search = Search.read({**self.words, "algorithm": algorithm, "max_trials": trials, "parallel_trials": 1})

@@ -20,8 +20,8 @@ from searches import search_of
 from kfp_foundry.components.common.kube.connection import Cluster
 from kfp_foundry.components.common.kube.kinds import JOB
 from kfp_foundry.components.common.kube.pods import PodOptions, settings_env
-from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate, render
-from kfp_foundry.components.tuning.tune_model.given import Given
+from kfp_foundry.components.tuning.tune_model.katib.experiment import TrialTemplate, render
+from kfp_foundry.components.tuning.tune_model.katib.given import Given
 
 KUBECONFIG = os.environ.get("KFP_FOUNDRY_TEST_KUBECONFIG", "")
 IMAGE = os.environ.get("KFP_FOUNDRY_TEST_IMAGE", "")

@@ -3,8 +3,8 @@
 from typing import Any
 
 from kfp_foundry.components.common import images
-from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate
-from kfp_foundry.components.tuning.tune_model.given import Given
+from kfp_foundry.components.tuning.tune_model.katib.experiment import TrialTemplate
+from kfp_foundry.components.tuning.tune_model.katib.given import Given
 from kfp_foundry.components.tuning.tune_model.search import Search
 
 SPACE = {

@@ -73,7 +73,7 @@ def search(**words):
 
 def recipe(function="make", **words):
     """A recipe of this module."""
-    from kfp_foundry.components.tuning.tune_model.crew import Recipe
+    from kfp_foundry.components.tuning.tune_model.local.crew import Recipe
 
     return Recipe(f"trials_for_tests:{function}", words)
 
@@ -85,7 +85,7 @@ def plain(study):
 
 def main(folder, result, search_words, curve_words):
     """Runs a search and writes what it came to."""
-    from kfp_foundry.components.tuning.tune_model import local
+    from kfp_foundry.components.tuning.tune_model.local import engine as local
 
     study = local.tune(search(**json.loads(search_words)), recipe(**json.loads(curve_words)), Path(folder))
     times = [asdict(trial)["started"] for trial in study.trials]

@@ -19,9 +19,9 @@ from kfp_foundry.components.common.kube.launcher import Limits, Pace, launch
 from kfp_foundry.components.common.kube.logs import LogSource
 from kfp_foundry.components.common.kube.task import Task
 from kfp_foundry.components.common.learning.fit import Options
-from kfp_foundry.components.tuning.tune_model import katib
-from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate
-from kfp_foundry.components.tuning.tune_model.given import Given
+from kfp_foundry.components.tuning.tune_model.katib import engine as katib
+from kfp_foundry.components.tuning.tune_model.katib.experiment import TrialTemplate
+from kfp_foundry.components.tuning.tune_model.katib.given import Given
 from kfp_foundry.components.tuning.tune_model.search import Search
 
 BASE = Path(__file__).parents[2] / "manifests" / "base"

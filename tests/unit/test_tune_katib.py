@@ -21,9 +21,10 @@ from kfp_foundry.components.common.kube.kinds import EXPERIMENT
 from kfp_foundry.components.common.kube.launcher import Pace
 from kfp_foundry.components.common.kube.pods import PodOptions, settings_env
 from kfp_foundry.components.common.kube.task import Task
-from kfp_foundry.components.tuning.tune_model import katib, objective
-from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate, parallel, render
-from kfp_foundry.components.tuning.tune_model.given import Given
+from kfp_foundry.components.tuning.tune_model import objective
+from kfp_foundry.components.tuning.tune_model.katib import engine as katib
+from kfp_foundry.components.tuning.tune_model.katib.experiment import TrialTemplate, parallel, render
+from kfp_foundry.components.tuning.tune_model.katib.given import Given
 from kfp_foundry.components.tuning.tune_model.study import Reason, State
 
 PACE = Pace(first=0.05, longest=0.1, report=0.2, stuck=1.0, deletion=1.0)

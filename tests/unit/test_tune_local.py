@@ -8,7 +8,8 @@ from trials_for_tests import PARAMETERS, plain, recipe, search
 
 from kfp_foundry.components.common import platform
 from kfp_foundry.components.common.errors import DataError, FoundryError, PlatformError
-from kfp_foundry.components.tuning.tune_model import local, sampling, stopping
+from kfp_foundry.components.tuning.tune_model.local import engine as local
+from kfp_foundry.components.tuning.tune_model.local import sampling, stopping
 from kfp_foundry.components.tuning.tune_model.study import Reason, State, Trial
 
 BOTH = {**PARAMETERS, "y": {"type": "float", "min": 0.0, "max": 1.0}}

@@ -16,8 +16,9 @@ from kfp_foundry.components.common.contract import Contract
 from kfp_foundry.components.common.errors import DataError, FoundryError, PlatformError, UserError
 from kfp_foundry.components.common.learning.fit import Options, fit
 from kfp_foundry.components.common.tracking import tracking
-from kfp_foundry.components.tuning.tune_model import core, folds, importance, objective, page, table
+from kfp_foundry.components.tuning.tune_model import core, folds, objective
 from kfp_foundry.components.tuning.tune_model.component import tune_model
+from kfp_foundry.components.tuning.tune_model.results import importance, page, table
 from kfp_foundry.components.tuning.tune_model.search import Search, default_parameters
 from kfp_foundry.components.tuning.tune_model.study import State, Trial, conclude
 
@@ -144,7 +145,7 @@ def test_the_best_parameters_give_a_model_with_the_metric_that_came_out(tune, fo
 
 def test_the_same_search_gives_the_same_bytes_and_is_not_run_again(tune, monkeypatch, tmp_path):
     first, trials, *_ = tune(search_algorithm="tpe", settings={"n_startup_trials": 2})
-    monkeypatch.setattr("kfp_foundry.components.tuning.tune_model.local.Crew", None)  # a second run that starts a process breaks
+    monkeypatch.setattr("kfp_foundry.components.tuning.tune_model.local.engine.Crew", None)  # a second run that starts a process breaks
     again, found, *_ = tune(name="again", search_algorithm="tpe", settings={"n_startup_trials": 2})
     assert again == first
     monkeypatch.undo()
@@ -203,7 +204,7 @@ BAD = [
 
 @pytest.mark.parametrize(("words", "message"), BAD, ids=[message for _, message in BAD])
 def test_a_wrong_search_is_refused_before_anything_starts(tune, monkeypatch, words, message):
-    monkeypatch.setattr("kfp_foundry.components.tuning.tune_model.local.tune", None)
+    monkeypatch.setattr("kfp_foundry.components.tuning.tune_model.local.engine.tune", None)
     with pytest.raises(UserError) as refused:
         tune(**words)
     assert message in str(refused.value)

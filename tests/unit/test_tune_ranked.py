@@ -10,9 +10,10 @@ from kfp_foundry.components.common import images, platform
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.learning.fit import Options
-from kfp_foundry.components.tuning.tune_model import core, ranked
-from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate, render
-from kfp_foundry.components.tuning.tune_model.given import Given
+from kfp_foundry.components.tuning.tune_model import core
+from kfp_foundry.components.tuning.tune_model.katib import ranked
+from kfp_foundry.components.tuning.tune_model.katib.experiment import TrialTemplate, render
+from kfp_foundry.components.tuning.tune_model.katib.given import Given
 
 SPACE = {"width": [16, 32], "learning_rate": {"type": "float", "min": 0.001, "max": 0.01, "log": True}}
 VALUES = {"width": "16", "learning_rate": "0.005"}

@@ -98,7 +98,7 @@ def run(
         PlatformError: The engine is not there, or a right or a library is missing.
         FoundryError: The search failed; the message is that of the first trial that did.
     """
-    from kfp_foundry.components.tuning.tune_model import page, table
+    from kfp_foundry.components.tuning.tune_model.results import page, table
 
     fixed = dict(training["params"])
     if not enabled:
@@ -197,7 +197,7 @@ def _default_ranges(algorithm: str, task: Task, fixed: Mapping[str, Any]) -> dic
 
 def digest(plan: Plan, rows: Data) -> str:
     """What makes two searches the same: all that decides what trials come to. How many there are may differ, so that one can go on."""
-    from kfp_foundry.components.tuning.tune_model.local import window
+    from kfp_foundry.components.tuning.tune_model.local.engine import window
 
     search = plan.search.model_dump(mode="json", exclude={"max_trials", "parallel_trials", "max_failed_trials", "goal"})
     whole = {
@@ -221,8 +221,9 @@ def _version(name: str) -> str:
 
 
 def _here(plan: Plan, rows: Data, key: str) -> Study:
-    from kfp_foundry.components.tuning.tune_model import local, stopping
-    from kfp_foundry.components.tuning.tune_model.crew import Recipe
+    from kfp_foundry.components.tuning.tune_model.local import engine as local
+    from kfp_foundry.components.tuning.tune_model.local import stopping
+    from kfp_foundry.components.tuning.tune_model.local.crew import Recipe
     from kfp_foundry.components.tuning.tune_model.objective import MODULES, Setup
 
     setup = Setup(
@@ -256,9 +257,9 @@ def _on_katib(plan: Plan, rows: Data, identity: str, resources: Any, processes: 
     from kfp_foundry.components.common.kube.connection import Cluster
     from kfp_foundry.components.common.kube.pods import PodOptions, settings_env
     from kfp_foundry.components.common.kube.task import Task as Identity
-    from kfp_foundry.components.tuning.tune_model import katib
-    from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate
-    from kfp_foundry.components.tuning.tune_model.given import Given
+    from kfp_foundry.components.tuning.tune_model.katib import engine as katib
+    from kfp_foundry.components.tuning.tune_model.katib.experiment import TrialTemplate
+    from kfp_foundry.components.tuning.tune_model.katib.given import Given
 
     given = Given(
         train=rows.train.uri,
@@ -276,7 +277,7 @@ def _on_katib(plan: Plan, rows: Data, identity: str, resources: Any, processes: 
 
 
 def _log(study: Study, plan: Plan, params: Mapping[str, Any], key: str, model_name: str) -> str:
-    from kfp_foundry.components.tuning.tune_model.tracked import Logged, log_study
+    from kfp_foundry.components.tuning.tune_model.results.tracked import Logged, log_study
 
     run_name = os.environ.get("KFP_FOUNDRY_RUN", "")  # set by the local runner
     tags = {"algorithm": plan.options.algorithm, "search_algorithm": plan.search.algorithm, "pipeline_run": run_name, "registered_model": model_name}

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kfp_foundry.components.common.errors import FoundryError, UserError
-from kfp_foundry.components.tuning.tune_model import ranked
-from kfp_foundry.components.tuning.tune_model.given import MODULE, SAMPLE, Given
+from kfp_foundry.components.tuning.tune_model.katib import ranked
+from kfp_foundry.components.tuning.tune_model.katib.given import MODULE, SAMPLE, Given
 from kfp_foundry.components.tuning.tune_model.space import Scalar
 
 if TYPE_CHECKING:

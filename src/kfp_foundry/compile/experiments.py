@@ -12,8 +12,8 @@ from kfp_foundry.components.common.contract import Contract
 from kfp_foundry.components.common.errors import UserError, close_names
 from kfp_foundry.components.common.kube.pods import PodOptions, settings_env
 from kfp_foundry.components.common.learning import parameters
-from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate, render
-from kfp_foundry.components.tuning.tune_model.given import Given
+from kfp_foundry.components.tuning.tune_model.katib.experiment import TrialTemplate, render
+from kfp_foundry.components.tuning.tune_model.katib.given import Given
 from kfp_foundry.components.tuning.tune_model.search import Search, check_words
 
 SUFFIX = ".search.yaml"

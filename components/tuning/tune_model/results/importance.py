@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from kfp_foundry.components.tuning.tune_model import sampling
+from kfp_foundry.components.tuning.tune_model.local import sampling
 from kfp_foundry.components.tuning.tune_model.search import Search
 from kfp_foundry.components.tuning.tune_model.space import Parameter
 from kfp_foundry.components.tuning.tune_model.study import State, Study

@@ -16,7 +16,7 @@ from typing import Any, Self
 from kfp_foundry.components.common import errors, processes
 from kfp_foundry.components.common.errors import FoundryError, PlatformError
 
-WORKER = "kfp_foundry.components.tuning.tune_model.worker"
+WORKER = "kfp_foundry.components.tuning.tune_model.local.worker"
 STARTS = 3  # of the keeper in a row without a single trial done
 STOP_SECONDS = 5.0
 

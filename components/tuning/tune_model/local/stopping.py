@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from kfp_foundry.components.tuning.tune_model.limits import Limits
+from kfp_foundry.components.tuning.tune_model.local.limits import Limits
 from kfp_foundry.components.tuning.tune_model.search import MEDIAN_STOP, Search
 from kfp_foundry.components.tuning.tune_model.study import State, Trial
 

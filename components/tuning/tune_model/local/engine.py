@@ -16,9 +16,9 @@ from typing import Any
 from kfp_foundry.components.common import platform
 from kfp_foundry.components.common.report.format import human
 from kfp_foundry.components.common.tracking import lock
-from kfp_foundry.components.tuning.tune_model import sampling, stopping
-from kfp_foundry.components.tuning.tune_model.crew import Crew, Recipe
-from kfp_foundry.components.tuning.tune_model.journal import Journal
+from kfp_foundry.components.tuning.tune_model.local import sampling, stopping
+from kfp_foundry.components.tuning.tune_model.local.crew import Crew, Recipe
+from kfp_foundry.components.tuning.tune_model.local.journal import Journal
 from kfp_foundry.components.tuning.tune_model.search import Search
 from kfp_foundry.components.tuning.tune_model.space import Scalar
 from kfp_foundry.components.tuning.tune_model.study import Reason, State, Study, Trial, conclude, reason_to_end

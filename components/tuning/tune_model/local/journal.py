@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from kfp_foundry.components.common.files import unwritable
-from kfp_foundry.components.tuning.tune_model import sampling
+from kfp_foundry.components.tuning.tune_model.local import sampling
 from kfp_foundry.components.tuning.tune_model.search import Search
 from kfp_foundry.components.tuning.tune_model.space import Scalar
 from kfp_foundry.components.tuning.tune_model.study import STRATEGY, State, Trial, conclude, failed, value_of

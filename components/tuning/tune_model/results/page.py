@@ -8,7 +8,7 @@ from typing import Any
 from kfp_foundry.components.common.report import plots
 from kfp_foundry.components.common.report.format import human
 from kfp_foundry.components.common.report.page import Report
-from kfp_foundry.components.tuning.tune_model import importance
+from kfp_foundry.components.tuning.tune_model.results import importance
 from kfp_foundry.components.tuning.tune_model.search import Search
 from kfp_foundry.components.tuning.tune_model.space import Parameter, Scalar
 from kfp_foundry.components.tuning.tune_model.study import Reason, State, Study, Trial, better, failed

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from kfp_foundry.components.common.errors import UserError
-from kfp_foundry.components.tuning.tune_model.given import SAMPLE, Given
+from kfp_foundry.components.tuning.tune_model.katib.given import SAMPLE, Given
 
 # The TrainingRuntime ends a job at this exit code, where it would start its pod anew at others: a trial that failed is not tried again.
 FINAL = 64

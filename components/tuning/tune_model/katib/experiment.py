@@ -13,7 +13,7 @@ from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.kube.kinds import EXPERIMENT, JOB, TRAINJOB, Kind, Object, Objects
 from kfp_foundry.components.common.kube.names import LIMIT
 from kfp_foundry.components.common.kube.pods import PodOptions
-from kfp_foundry.components.tuning.tune_model.given import MODULE, Given
+from kfp_foundry.components.tuning.tune_model.katib.given import MODULE, Given
 from kfp_foundry.components.tuning.tune_model.search import MEDIAN_STOP, PARALLEL_ON_KATIB, SEEDED, SETTINGS, Search
 from kfp_foundry.components.tuning.tune_model.space import Parameter, text
 from kfp_foundry.components.tuning.tune_model.study import STRATEGY

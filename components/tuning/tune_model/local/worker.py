@@ -1,6 +1,6 @@
 """The processes in which trials run: one keeps the prepared rows, and every worker is a fork of it, so that all share them.
 
-`python -m kfp_foundry.components.tuning.tune_model.worker FD PARENT` is the keeper. It prepares the rows once, on one thread of
+`python -m kfp_foundry.components.tuning.tune_model.local.worker FD PARENT` is the keeper. It prepares the rows once, on one thread of
 every OpenMP library (a fork after such a library has started its threads would hang), and forks a worker for each socket that
 comes through FD. A worker does trials one after another until its socket closes. All words on sockets are lines of JSON.
 
@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from kfp_foundry.components.common.errors import FoundryError
 from kfp_foundry.components.common.learning.stopped import Stopped
-from kfp_foundry.components.tuning.tune_model.limits import Limits
+from kfp_foundry.components.tuning.tune_model.local.limits import Limits
 from kfp_foundry.components.tuning.tune_model.study import State
 
 PR_SET_PDEATHSIG = 1  # prctl(2)

@@ -21,8 +21,8 @@ from kfp_foundry.components.common.kube.launcher import Pace, launch
 from kfp_foundry.components.common.kube.logs import Follower, LogSource
 from kfp_foundry.components.common.kube.queueing import Limits
 from kfp_foundry.components.common.kube.task import Task
-from kfp_foundry.components.tuning.tune_model.experiment import TrialTemplate, parallel, render
-from kfp_foundry.components.tuning.tune_model.given import SAMPLE, Given
+from kfp_foundry.components.tuning.tune_model.katib.experiment import TrialTemplate, parallel, render
+from kfp_foundry.components.tuning.tune_model.katib.given import SAMPLE, Given
 from kfp_foundry.components.tuning.tune_model.search import Search, portability
 from kfp_foundry.components.tuning.tune_model.study import STRATEGY, Reason, State, Study, Trial, conclude
 

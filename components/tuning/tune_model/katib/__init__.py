@@ -1,0 +1,1 @@
+"""The cluster engine: an Experiment of Katib, rendered, launched, followed and read."""
