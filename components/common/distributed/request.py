@@ -11,6 +11,7 @@ from kfp_foundry.components.common.learning.fit import Options
 
 WORKER = "kfp_foundry.components.common.distributed.ranks.worker"
 FOLDER_VARIABLE = "KFP_FOUNDRY_RANKS_FOLDER"  # where a rank leaves its error, its stack, and at last that all is done
+NODE_VARIABLE = "KFP_FOUNDRY_NODE"  # the process that a rank must not outlive, where torchrun starts it
 DONE = "done"
 ADDRESSES = ("train", "validation", "contract", "checkpoints", "output")
 

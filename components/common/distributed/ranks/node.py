@@ -12,17 +12,19 @@ for a mistake: four attempts at importing PyTorch, times four pods, until somebo
 """
 
 import os
+import signal
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from kfp_foundry.components.common.distributed.ranks import failure
-from kfp_foundry.components.common.distributed.request import FOLDER_VARIABLE, WORKER
+from kfp_foundry.components.common.distributed.request import FOLDER_VARIABLE, NODE_VARIABLE, WORKER
 
 FINAL = 64
 PASSING = 138
@@ -43,6 +45,7 @@ def main(argv: Sequence[str]) -> int:
     """
     folder = Path(tempfile.mkdtemp(prefix="kfp-foundry-ranks-"))
     os.environ[FOLDER_VARIABLE] = str(folder)
+    os.environ[NODE_VARIABLE] = str(os.getpid())
     threading.Thread(target=_end_on_mistake, args=(folder,), daemon=True).start()
     torchrun: Any = import_module("torch.distributed.run")
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -70,7 +73,14 @@ def _end_on_mistake(folder: Path) -> None:
     time.sleep(TICK_SECONDS)  # for its last lines
     sys.stdout.flush()
     sys.stderr.flush()
+    for child in _children():  # torchrun may have started them anew by now
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
     os._exit(FINAL)
+
+
+def _children() -> list[int]:
+    return [int(pid) for file in Path("/proc/self/task").glob("*/children") for pid in file.read_text().split()]
 
 
 if __name__ == "__main__":

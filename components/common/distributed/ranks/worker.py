@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from kfp_foundry.components.common.distributed.local import forkserver
 from kfp_foundry.components.common.distributed.ranks import failure
-from kfp_foundry.components.common.distributed.request import DONE, FOLDER_VARIABLE, Request
+from kfp_foundry.components.common.distributed.request import DONE, FOLDER_VARIABLE, NODE_VARIABLE, Request
 from kfp_foundry.components.common.errors import FoundryError
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def main(argv: Sequence[str]) -> int:
 def _surround(rank: int, folder: Path | None) -> None:
     """Logging, the end that comes with the parent's, and the stack that SIGTERM has a rank write, wherever it hangs."""
     forkserver.die_with_parent()
+    if os.environ.get(NODE_VARIABLE, str(os.getppid())) != str(os.getppid()):  # it ended before the kernel was asked to tell
+        os._exit(1)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr, force=True)
     if rank:
         logging.getLogger().setLevel(logging.WARNING)
