@@ -8,9 +8,9 @@
 | `pvc://claim/path` | a volume claim that is mounted at `<root>/claim`; the root is `KFP_FOUNDRY_PVC_ROOT`, else `/mnt/pvc` |
 | a path, `file:///path` | this machine |
 
-Keys come from the environment only (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, or what the store's own
-client finds, such as a service account). An address may carry a query as the pipeline roots of KFP do
-(`s3://bucket/key?endpoint=store:9000&region=eu`).
+Keys come from the environment only (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, for `minio://` also
+`PIPELINE_STORE_ACCESS_KEY_ID` and `PIPELINE_STORE_SECRET_ACCESS_KEY`, or what the store's own client finds, such as a service
+account). An address may carry a query as the pipeline roots of KFP do (`s3://bucket/key?endpoint=store:9000&region=eu`).
 
 What fails for a moment is tried again a few times; what stays is an error in words. A folder is published in one order:
 its old mark is taken away, files are written, and the mark (`.complete.json`, sizes and digests of all files) comes last. So a
@@ -32,6 +32,7 @@ from kfp_foundry.components.common.errors import DataError, IntegrityError, Plat
 from kfp_foundry.components.common.files import new_file, new_folder, sha256, unwritable
 from kfp_foundry.components.common.masking import mask_address
 from kfp_foundry.components.common.patience import Translated, patient, reached
+from kfp_foundry.components.common.wiring import STORE_KEYS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -322,15 +323,20 @@ def _polars_options(address: Address) -> dict[str, str]:
     options = {"aws_region": address.region or "us-east-1"}
     if address.endpoint:
         options |= {"aws_endpoint_url": address.endpoint, "aws_allow_http": "true"}
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        if os.environ.get(name):
-            options[name.lower()] = os.environ[name]
-    return options
+    return options | {f"aws_{name}": value for name, value in _keys(address).items()}
 
 
 def _polars_keys(address: Address) -> dict[str, Any]:
     """With keys in the environment Polars asks nobody else for them."""
-    return {"credential_provider": None} if address.scheme != "gs" and os.environ.get("AWS_ACCESS_KEY_ID") else {}
+    return {"credential_provider": None} if address.scheme != "gs" and _keys(address) else {}
+
+
+def _keys(address: Address) -> dict[str, str]:
+    """Keys of an S3 store from the environment; those of the pipelines' own store serve for `minio://` when there are no others."""
+    own = {"access_key_id": "AWS_ACCESS_KEY_ID", "secret_access_key": "AWS_SECRET_ACCESS_KEY", "session_token": "AWS_SESSION_TOKEN"}
+    pipelines = {"access_key_id": STORE_KEYS["accesskey"], "secret_access_key": STORE_KEYS["secretkey"]}
+    chosen = pipelines if address.scheme == "minio" and not os.environ.get("AWS_ACCESS_KEY_ID") else own
+    return {name: os.environ[variable] for name, variable in chosen.items() if os.environ.get(variable)}
 
 
 @contextmanager
@@ -348,7 +354,12 @@ def _opened(uri: str) -> Iterator[tuple[Any, str]]:
             yield fsspec.filesystem("gs", use_listings_cache=False), address.path
         else:
             client = {"region_name": address.region} if address.region else {}
-            yield fsspec.filesystem("s3", endpoint_url=address.endpoint or None, client_kwargs=client, use_listings_cache=False), address.path
+            found = _keys(address)
+            keys = {"key": found.get("access_key_id"), "secret": found.get("secret_access_key"), "token": found.get("session_token")}
+            yield (
+                fsspec.filesystem("s3", endpoint_url=address.endpoint or None, client_kwargs=client, use_listings_cache=False, **keys),
+                address.path,
+            )
     except ImportError as error:
         raise PlatformError(
             f"{address.scheme}:// needs a package that is not installed",

@@ -1,8 +1,8 @@
 """Wiring that every task of a pipeline gets: the cluster's settings, from optional objects of the run's namespace.
 
 Nothing site-specific is compiled into a pipeline. An optional ConfigMap and an optional Secret, both named `kfp-foundry`, say
-where things are; without them a step starts all the same and uses its defaults. On a laptop the same variables come from the
-caller's environment.
+where things are, and the Secret of Kubeflow Pipelines opens its own store; without them a step starts all the same and uses its
+defaults. On a laptop the same variables come from the caller's environment.
 """
 
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +29,10 @@ SECRET_KEYS = (
     "AWS_SESSION_TOKEN",
     "PGPASSWORD",
 )
+# Kubeflow Pipelines keeps the keys of its own object store in every namespace of runs. They get variables of their own: as
+# AWS_* they would stand before a service account's role for other buckets.
+STORE_SECRET = "mlpipeline-minio-artifact"
+STORE_KEYS = {"accesskey": "PIPELINE_STORE_ACCESS_KEY_ID", "secretkey": "PIPELINE_STORE_SECRET_ACCESS_KEY"}
 
 Task = TypeVar("Task", bound="PipelineTask")
 
@@ -51,6 +55,7 @@ def with_settings(task: Task, *, cached: bool = True, attempts: int = 1) -> Task
 
     kubernetes.use_config_map_as_env(task, SETTINGS, {key: key for key in CONFIG_KEYS}, optional=True)
     kubernetes.use_secret_as_env(task, SETTINGS, {key: key for key in SECRET_KEYS}, optional=True)
+    kubernetes.use_secret_as_env(task, STORE_SECRET, STORE_KEYS, optional=True)
     task.set_caching_options(cached)
     if attempts > 1:
         task.set_retry(attempts - 1)

@@ -65,7 +65,7 @@ def wrapped(values: dict[str, str], contract: str) -> dict:
         )
     options = {"algorithm": "hist_gradient_boosting", "params": {"max_iter": 5}}  # scikit-learn brings all libraries that it needs
     given = Given("sample://flights", "", contract, options, search_of(parameters=SPACE, trial_seconds=300))
-    job = substituted(render(TrialTemplate(IMAGE or PYTHON_IMAGE, given, pod, settings_env({})), {"name": "tune"}), values)
+    job = substituted(render(TrialTemplate(IMAGE or PYTHON_IMAGE, given, pod, settings_env()), {"name": "tune"}), values)
     container, spec = container_of(job), job["spec"]["template"]["spec"]
     words = " ".join(container["command"])
     container["command"], container["args"] = ["sh", "-c"], [f"{words} 1>{LOG} 2>&1 && echo completed > /var/log/katib/$$$$.pid"]

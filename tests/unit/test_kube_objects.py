@@ -181,17 +181,16 @@ def test_a_task_config_gives_its_fields_without_the_reserved_variables():
     assert options.affinity == {}
 
 
-@pytest.mark.parametrize(
-    ("environ", "secret", "key"),
-    [({"AWS_ACCESS_KEY_ID": "mine"}, "kfp-foundry", "AWS_ACCESS_KEY_ID"), ({}, "mlpipeline-minio-artifact", "accesskey")],
-)
-def test_a_remote_pod_has_the_keys_that_the_step_has(environ, secret, key):
-    entries = {entry["name"]: entry["valueFrom"] for entry in settings_env(environ)}
-    assert entries["AWS_ACCESS_KEY_ID"] == {"secretKeyRef": {"name": secret, "key": key, "optional": True}}
+def test_a_remote_pod_has_the_keys_that_a_step_has():
+    entries = {entry["name"]: entry["valueFrom"] for entry in settings_env()}
+    assert entries["AWS_ACCESS_KEY_ID"] == {"secretKeyRef": {"name": "kfp-foundry", "key": "AWS_ACCESS_KEY_ID", "optional": True}}
+    pipelines = {"secretKeyRef": {"name": "mlpipeline-minio-artifact", "key": "accesskey", "optional": True}}
+    assert entries["PIPELINE_STORE_ACCESS_KEY_ID"] == pipelines
 
 
-def test_settings_are_references_and_no_name_stands_twice():
-    entries = settings_env({"AWS_ACCESS_KEY_ID": "hidden", "AWS_SECRET_ACCESS_KEY": "hidden"})
+def test_settings_are_references_and_no_name_stands_twice(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "hidden")
+    entries = settings_env()
     assert "hidden" not in str(entries)
     assert len({entry["name"] for entry in entries}) == len(entries)
     assert [entry["value"] for entry in merged_env(entries, [{"name": "PGHOST", "value": "db"}]) if entry["name"] == "PGHOST"] == ["db"]

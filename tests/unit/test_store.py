@@ -286,3 +286,14 @@ def test_keys_are_in_no_message(monkeypatch, bucket, here, server):
     with pytest.raises(PlatformError) as caught:
         store.send(here, bucket)
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+def test_the_pipelines_own_keys_open_their_store_and_no_other(monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIPELINE_STORE_ACCESS_KEY_ID", "pipelines")
+    monkeypatch.setenv("PIPELINE_STORE_SECRET_ACCESS_KEY", "hidden")
+    found = {scheme: store._keys(store.address_of(f"{scheme}://lake/x")).get("access_key_id") for scheme in ("minio", "s3")}
+    assert found == {"minio": "pipelines", "s3": None}
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mine")
+    assert store._keys(store.address_of("minio://lake/x"))["access_key_id"] == "mine"

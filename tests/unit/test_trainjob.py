@@ -56,7 +56,6 @@ PLACED = Placement(
 def image(monkeypatch):
     """Goldens name no version of ours."""
     monkeypatch.setattr(images, "TORCH", "ghcr.io/kfp-foundry/kfp-foundry-torch:1")
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
 
 
 def work(placement=PLACED, request=REQUEST):
@@ -122,7 +121,9 @@ def test_the_ranks_are_always_counted_and_the_operators_names_never_set(versione
 
 def test_the_ranks_get_the_stores_keys_by_reference_and_no_other_secret():
     made = {entry["name"]: entry for entry in work().env}
-    assert made["AWS_ACCESS_KEY_ID"]["valueFrom"]["secretKeyRef"] == {"name": "mlpipeline-minio-artifact", "key": "accesskey", "optional": True}
+    pipelines = {"name": "mlpipeline-minio-artifact", "key": "accesskey", "optional": True}
+    assert made["PIPELINE_STORE_ACCESS_KEY_ID"]["valueFrom"]["secretKeyRef"] == pipelines
+    assert made["AWS_ACCESS_KEY_ID"]["valueFrom"]["secretKeyRef"]["name"] == "kfp-foundry"
     assert "PGPASSWORD" not in made
 
 

@@ -93,7 +93,7 @@ def test_a_trial_has_the_steps_placement_and_no_more_rights_than_it_needs():
     tolerations = [{"key": "gpu", "operator": "Exists"}]
     mount = {"name": "data", "mountPath": "/data"}
     options = PodOptions(gpu, {"pool": "gpu"}, tolerations, {"nodeAffinity": {}}, [{"name": "A", "value": "b"}], [{"name": "data"}], [mount])
-    body = render(template(search_of(trial_seconds=600), pod=options, settings=settings_env({})), TASK.metadata("tune"))
+    body = render(template(search_of(trial_seconds=600), pod=options, settings=settings_env()), TASK.metadata("tune"))
     job, pod = body["spec"]["trialTemplate"]["trialSpec"], pod_of(body)
     container = pod["containers"][0]
     assert container["resources"] == gpu
@@ -113,7 +113,7 @@ def test_a_trial_has_the_steps_placement_and_no_more_rights_than_it_needs():
 
 def test_a_variable_of_the_step_goes_before_the_clusters_settings():
     own = [{"name": "AWS_ENDPOINT_URL", "value": "http://mine:9000"}]
-    env = pod_of(render(template(pod=PodOptions(env=own), settings=settings_env({})), {"name": "tune"}))["containers"][0]["env"]
+    env = pod_of(render(template(pod=PodOptions(env=own), settings=settings_env()), {"name": "tune"}))["containers"][0]["env"]
     assert [entry for entry in env if entry["name"] == "AWS_ENDPOINT_URL"] == own
     assert len({entry["name"] for entry in env}) == len(env)
 

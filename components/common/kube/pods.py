@@ -1,16 +1,12 @@
 """What a remote pod gets: the placement that the user set on the step, and the settings that the step itself has."""
 
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kfp_foundry.components.common.kube.kinds import Object, Objects
-from kfp_foundry.components.common.wiring import CONFIG_KEYS, SECRET_KEYS, SETTINGS
+from kfp_foundry.components.common.wiring import CONFIG_KEYS, SECRET_KEYS, SETTINGS, STORE_KEYS, STORE_SECRET
 
 RESERVED = frozenset({"PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"})
-STORE_SECRET = "mlpipeline-minio-artifact"  # Kubeflow Pipelines keeps the keys of its object store there, in every namespace of runs
-STORE_KEYS = {"AWS_ACCESS_KEY_ID": "accesskey", "AWS_SECRET_ACCESS_KEY": "secretkey"}
 
 
 class TaskConfig(Protocol):
@@ -69,27 +65,18 @@ class PodOptions:
         )
 
 
-def settings_env(environ: Mapping[str, str] = os.environ) -> Objects:
-    """The environment that gives a remote pod the settings and secrets that this step has.
+def settings_env() -> Objects:
+    """The environment that gives a remote pod the settings and secrets that a step has; see `common/wiring.py`.
 
     All of it by reference, so that no secret is written into an object, and optional, so that a pod starts without. No name
-    stands twice, which a TrainJob refuses: the store's keys come from the Secret `kfp-foundry` when this step has them from
-    there, else from that of Kubeflow Pipelines.
-
-    Args:
-        environ: This step's environment.
+    stands twice, which a TrainJob refuses.
 
     Returns:
         Entries for a container's `env`.
     """
-    own_store_keys = bool(environ.get("AWS_ACCESS_KEY_ID"))
     entries = [_reference(key, "configMapKeyRef", SETTINGS, key) for key in CONFIG_KEYS]
-    for key in SECRET_KEYS:
-        if key in STORE_KEYS and not own_store_keys:
-            entries.append(_reference(key, "secretKeyRef", STORE_SECRET, STORE_KEYS[key]))
-        else:
-            entries.append(_reference(key, "secretKeyRef", SETTINGS, key))
-    return entries
+    entries += [_reference(key, "secretKeyRef", SETTINGS, key) for key in SECRET_KEYS]
+    return entries + [_reference(variable, "secretKeyRef", STORE_SECRET, key) for key, variable in STORE_KEYS.items()]
 
 
 def merged_env(*groups: Objects) -> Objects:

@@ -83,7 +83,7 @@ def _render(words: dict[str, Any], where: str) -> dict[str, Any]:
     image = images.TORCH if algorithm in parameters.TRAINERS["torch"] else images.FOUNDRY
     pod = PodOptions(resources=words.get("resources") or {})
     # The sample needs none of a cluster's settings; another table may.
-    settings = [] if given.train.startswith("sample://") else settings_env({})
+    settings = [] if given.train.startswith("sample://") else settings_env()
     return render(TrialTemplate(image, given, pod, settings), {"name": words["name"]})
 
 

@@ -11,7 +11,7 @@ from kfp_foundry.components.common.distributed.request import ADDRESSES, Request
 from kfp_foundry.components.common.errors import UserError
 from kfp_foundry.components.common.kube.kinds import Object, Objects
 from kfp_foundry.components.common.kube.pods import PodOptions, settings_env
-from kfp_foundry.components.common.wiring import SETTINGS
+from kfp_foundry.components.common.wiring import SETTINGS, STORE_SECRET
 
 NODE_COMMAND = "kfp_foundry.components.common.distributed.ranks.node"  # torchrun with an exit code that says more
 RESTARTS = 3  # of the ranks within their pods, from the last checkpoint, before a pod is given up
@@ -119,14 +119,14 @@ def _resources(given: Object, devices: dict[str, int]) -> Object:
 
 def _store_env() -> Objects:
     """What a rank needs to reach the object store, and no other secret."""
-    return [entry for entry in settings_env() if entry["name"].startswith("AWS_")]
+    return [entry for entry in settings_env() if entry["name"].startswith(("AWS_", "PIPELINE_STORE_"))]
 
 
 def _own_wishes(env: Objects) -> Objects:
     """What the user set on the step; what every step is wired with (see `wiring`) is not his, and may be absent."""
 
     def is_wiring(entry: Object) -> bool:
-        return any(source.get("name") == SETTINGS for source in (entry.get("valueFrom") or {}).values())
+        return any(source.get("name") in (SETTINGS, STORE_SECRET) for source in (entry.get("valueFrom") or {}).values())
 
     return [entry for entry in env if not is_wiring(entry)]
 
