@@ -23,6 +23,7 @@ from kfp_foundry.components.common.learning.learner import Examples, Job
 from kfp_foundry.components.common.learning.network.model import embedding_size
 from kfp_foundry.components.common.learning.network.settings import NAMES, Settings
 from kfp_foundry.components.common.learning.network.step import rates
+from kfp_foundry.components.common.learning.page import without_share
 from kfp_foundry.components.common.learning.parameters import DEFAULTS, complete
 from kfp_foundry.components.common.learning.publish import describe, publish
 from kfp_foundry.components.common.learning.stopped import Stopped
@@ -176,8 +177,24 @@ def test_it_stops_when_the_validation_loss_no_longer_falls_and_keeps_the_best_ep
     noise = trips(400).with_columns(late=pl.Series(np.random.default_rng(1).random(400) < 0.5))
     model = train(noise, contract(), {"epochs": 40, "patience": 2, "learning_rate": 0.02})
     assert model.record.rounds < 20
-    full = train(noise, contract(), {"epochs": 6, "patience": 2, "learning_rate": 0.02}, name="full", early_stopping_rounds=0)
-    assert full.record.rounds == 6
+    full = train(noise, contract(), {"epochs": 9, "learning_rate": 0.02}, name="full", early_stopping_rounds=0)
+    assert full.record.rounds == 9
+    assert full.record.params["patience"] == 0
+
+
+@pytest.mark.parametrize(
+    ("params", "rounds", "patience"),
+    [({}, 50, 5), ({}, 2, 5), ({}, 0, 0), ({"patience": 0}, 50, 0), ({"patience": 70}, 50, 70), ({"patience": 3}, 0, 3)],
+)
+def test_patience_decides_where_it_is_given_and_else_no_rounds_mean_never(params, rounds, patience):
+    assert complete("residual_mlp", params, Task.BINARY, rounds)["patience"] == patience
+    described = fit_network.describe(dataclasses.replace(job(**params), early_stopping_rounds=rounds))
+    assert (described.settings.patience, described.stops_early) == (patience, patience > 0)
+
+
+def test_the_page_does_not_say_that_a_network_leaves_columns_out():
+    assert without_share("residual_mlp", ["age"]) == "No rise of the loss was measured when these columns' values change rows: age."
+    assert without_share("lightgbm", ["age"]) == "Not used by the model: age."
 
 
 def job(task=Task.BINARY, rows=200, **params):

@@ -221,3 +221,17 @@ def test_what_is_no_report_of_ours_is_refused(tmp_path):
 )
 def test_figures_of_little_or_much_are_drawn(draw):
     assert "</svg>" in Report("x").figure(draw(), "c").html()
+
+
+@pytest.mark.parametrize("kind", ["lines", "course"])
+def test_what_is_counted_has_whole_ticks(kind):
+    curve = ([1, 2, 3], [0.3, 0.2, 0.1])
+    drawn = plots.lines({"loss": curve}) if kind == "lines" else plots.course({"trial": curve}, curve)
+    assert all(float(tick).is_integer() for tick in drawn.axes[0].get_xticks())
+
+
+def test_labels_of_parallel_coordinates_have_7_points_at_least_at_the_width_of_the_page():
+    drawn = plots.parallel([f"parameter {i}" for i in range(9)], [{0.0: "low", 1.0: "high"}] * 9, [[0.5] * 9], [1.0], 0)
+    axes = drawn.axes[0]
+    labels = [*axes.texts, *axes.get_xticklabels()]
+    assert min(label.get_fontsize() for label in labels) * plots.WIDTH / drawn.get_figwidth() >= 7

@@ -86,13 +86,14 @@ def test_ddp_and_fsdp_train_the_same_model(place, module):
             {},
             "module: there is no Python module 'no_such_training'; give its dotted name, and install it in the image or put its",
         ),
+        ("user_training.py", {}, "leave `.py` out: module='user_training'"),
         ("rank_training.absent", {}, "module: there is no Python module 'rank_training.absent'; give its dotted name"),
-        ("json", {}, "module 'json' has no function `train(context)`; define it"),
+        ("json", {}, "module 'json' has no function `train(context)`; define `def train(context)`, which returns a torch.nn.Module"),
         ("user_training", {"shape": "dict"}, "module: `train` returned dict; return a torch.nn.Module that takes encoded rows"),
         ("user_training", {"shape": "wide"}, "module: the returned module gives scores of shape [3, 3] for 3 rows, not [3] or [3, 1]; return a"),
         ("user_training", {"shape": "erf"}, "module: ONNX Runtime has no float64 form of Erf: "),
     ],
-    ids=["absent", "absent in a module", "no entry", "no module returned", "wrong shape", "no graph"],
+    ids=["absent", "file name", "absent in a module", "no entry", "no module returned", "wrong shape", "no graph"],
 )
 def test_a_module_that_does_not_keep_the_contract_is_told_so(place, module, args, said):
     with pytest.raises(UserError, match=re.escape(said)):
@@ -128,11 +129,18 @@ def test_there_is_one_rank_per_gpu_or_one(monkeypatch, ranks, accelerators, devi
 @pytest.mark.parametrize(
     ("ranks", "accelerators", "device", "there", "error", "said"),
     [
-        (0, 2, "auto", 0, PlatformError, "2 GPUs are asked for, this machine has none; ask for none (accelerators=0), or run with target=kubeflow"),
-        (0, 0, "cuda", 0, PlatformError, "1 GPUs are asked for, this machine has none"),
+        (
+            0,
+            2,
+            "auto",
+            0,
+            PlatformError,
+            "has none; ask for none (accelerators=0), or run with target=kubeflow (training_target",
+        ),
+        (0, 0, "cuda", 0, PlatformError, "1 GPU is asked for, this machine has none"),
         (0, 4, "auto", 2, PlatformError, "4 GPUs are asked for, this machine has 2"),
         (3, 0, "auto", 2, UserError, "3 ranks for 2 GPUs; give ranks_per_node=2: a rank computes on a GPU of its own"),
-        (3, 1, "auto", 4, UserError, "3 ranks for 1 GPUs"),
+        (3, 1, "auto", 4, UserError, "3 ranks for 1 GPU;"),
         (-1, 0, "auto", 0, UserError, "ranks_per_node is -1"),
     ],
 )

@@ -121,7 +121,9 @@ def _train_here(request: Request, placement: Placement, identity: str, result: P
     from kfp_foundry.components.common.distributed.local import supervise
 
     if importlib.util.find_spec("torch") is None:
-        remedy = "pip install 'kfp-foundry[torch]', or target=kubeflow, whose ranks have an image with it"
+        remedy = (
+            "pip install 'kfp-foundry[torch]', or target=kubeflow (training_target=kubeflow in train_and_deploy), whose ranks have an image with it"
+        )
         raise PlatformError("PyTorch is not installed here", where=WHERE, remedy=remedy)
     per_node = placement.ranks(placement.accelerators) if placement.ranks_per_node or placement.accelerators else 0
     with _workplace(identity) as folder:

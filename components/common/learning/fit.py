@@ -131,7 +131,7 @@ def check(contract: Contract, options: Options) -> dict[str, Any]:
     """
     task = contract.task or Task.REGRESSION
     data.target_of(contract)
-    params = parameters.complete(options.algorithm, options.params, task)
+    params = parameters.complete(options.algorithm, options.params, task, options.early_stopping_rounds)
     calibrate.check(options.calibration, task)
     data.check_balance(options.class_weight, contract.is_classification)
     if options.early_stopping_rounds < 0:
@@ -182,7 +182,7 @@ def with_params(prepared: Prepared, params: Mapping[str, Any]) -> Prepared:
     """
     if "max_bins" in params and params["max_bins"] != prepared.job.params.get("max_bins"):
         raise UserError("max_bins decides how the rows are encoded", where="training", remedy="give it in `params`, it cannot be searched over")
-    complete = parameters.complete(prepared.options.algorithm, params, prepared.task)
+    complete = parameters.complete(prepared.options.algorithm, params, prepared.task, prepared.options.early_stopping_rounds)
     return replace(prepared, job=replace(prepared.job, params=complete))
 
 

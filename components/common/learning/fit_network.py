@@ -8,7 +8,7 @@ from kfp_foundry.components.common.learning.network.job import Epoch, NetworkJob
 from kfp_foundry.components.common.learning.network.loop import train
 from kfp_foundry.components.common.learning.network.numbers import Numbers, spread
 from kfp_foundry.components.common.learning.network.ranks import Ranks
-from kfp_foundry.components.common.learning.network.settings import Settings
+from kfp_foundry.components.common.learning.network.settings import Settings, patient
 from kfp_foundry.components.common.learning.network.table import Layout, Table
 
 
@@ -29,7 +29,7 @@ def fit(job: Job) -> Fitted:
 
 def describe(job: Job) -> NetworkJob:
     """The job in the network's terms: codes and positions in place of the matrix."""
-    settings = Settings.read(job.params)
+    settings = Settings.read(patient(job.params, job.early_stopping_rounds))
     target = job.train.target[spread(len(job.train))].astype(np.float64) if job.task is Task.REGRESSION else None
     centre, unit = scale(target)
     layout, train_rows, validation_rows = _tables(job, settings.bins, centre, unit)
@@ -39,10 +39,10 @@ def describe(job: Job) -> NetworkJob:
         layout=layout,
         train=train_rows,
         validation=validation_rows,
-        settings=settings.with_patience(patience(settings, job.early_stopping_rounds)),
+        settings=settings,
         centre=centre,
         unit=unit,
-        stops_early=job.stops_early,
+        stops_early=settings.patience > 0 and len(job.validation) > 0,
         seed=job.seed,
         threads=job.threads,
     )
@@ -65,11 +65,6 @@ def _tables(job: Job, bins: int, centre: float, unit: float) -> tuple[Layout, Ta
             del job.shared[other]  # one is kept: a table is half as large as the matrix
         job.shared[key] = made
     return made
-
-
-def patience(settings: Settings, early_stopping_rounds: int) -> int:
-    """Epochs without gain: the step's own parameter counts too where it is smaller, and 0 there means never."""
-    return min(settings.patience, early_stopping_rounds) if early_stopping_rounds else settings.patience
 
 
 def encode(examples: Examples, layout: Layout, task: Task, centre: float, unit: float) -> Table:

@@ -37,13 +37,20 @@ def page(record: ModelRecord, trained: Trained, contract: Contract) -> Report:
         report.figure(plots.bars(list(shares)[:SHOWN], list(shares.values())[:SHOWN], label="share"), caption="Share of each feature")
     unused = [name for name in record.importance if name not in shares]
     if unused:
-        report.text(f"Not used by the model: {', '.join(unused)}.")
+        report.text(without_share(record.algorithm, unused))
     _exactness(report, record)
     report.section("How to train it again")
     given = {"algorithm": record.algorithm, **record.params, **record.options, "seed": record.seed}
     report.table([{"parameter": name, "value": str(value)} for name, value in given.items()], caption="Parameters")
     report.table([{"library": name, "version": number} for name, number in record.versions.items()], caption="Versions")
     return report
+
+
+def without_share(algorithm: str, names: list[str]) -> str:
+    """What is true of columns whose importance is 0: a network reads every column, whatever that is worth."""
+    if algorithm == "residual_mlp":
+        return f"No rise of the loss was measured when these columns' values change rows: {', '.join(names)}."
+    return f"Not used by the model: {', '.join(names)}."
 
 
 _IMPORTANCE = {

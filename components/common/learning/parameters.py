@@ -6,7 +6,7 @@ from typing import Any
 
 from kfp_foundry.components.common.contract import Task
 from kfp_foundry.components.common.errors import UserError, close_names
-from kfp_foundry.components.common.learning.network.settings import NAMES, Settings
+from kfp_foundry.components.common.learning.network.settings import NAMES, Settings, patient
 
 # The libraries that train, each with its algorithms, the default first.
 TRAINERS: dict[str, tuple[str, ...]] = {
@@ -93,7 +93,7 @@ def resolve(trainer: str, algorithm: str = "") -> str:
     return algorithm
 
 
-def complete(algorithm: str, params: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def complete(algorithm: str, params: Mapping[str, Any], task: Task, early_stopping_rounds: int = 50) -> dict[str, Any]:
     """Checks parameters and adds the defaults.
 
     Args:
@@ -101,6 +101,7 @@ def complete(algorithm: str, params: Mapping[str, Any], task: Task) -> dict[str,
         params: The user's, in the library's words; LightGBM's aliases are understood. Whole floats become ints: a number
             that came through a pipeline's parameters may have become one.
         task: Decides which losses there are.
+        early_stopping_rounds: The step's; 0 makes a network's patience 0 where `params` give none.
 
     Raises:
         UserError: Unknown algorithm, unknown word (with the close ones), a word given twice under two names, or one that the
@@ -128,6 +129,7 @@ def complete(algorithm: str, params: Mapping[str, Any], task: Task) -> dict[str,
         given[word] = _whole(value)
     _check_loss(algorithm, given, task)
     if algorithm == "residual_mlp":
+        given = patient(given, early_stopping_rounds)
         Settings.read(given)
     return defaults | given
 

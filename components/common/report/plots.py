@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 6.4, 3.6  # inches; the page scales figures to its width
 DASHED = (0, (4, 4))
 MARKS = ("o", "x", "s", "^", "D", "v")
+LEAST = 7.5  # points of a label at the page's width
 ROW = 0.3  # height of one bar, in inches
 Curve = tuple[ArrayLike, ArrayLike]
 
@@ -109,6 +110,7 @@ def lines(
         if len(curves) + len(marks or {}) + len(upright or {}) > 1:
             axes.legend()
         axes.set(xlabel=xlabel, ylabel=ylabel)
+    _whole_ticks(axes, [x for x, _ in curves.values()])
     return fig
 
 
@@ -296,6 +298,7 @@ def course(
             axes.axhline(level, color=SOFT, linewidth=1.2, linestyle=DASHED, label=level_name)
         axes.legend()
         axes.set(xlabel=xlabel, ylabel=ylabel)
+    _whole_ticks(axes, [x for x, _ in points.values()])
     return fig
 
 
@@ -310,7 +313,9 @@ def parallel(axes_names: Sequence[str], ticks: Sequence[Mapping[float, str]], ro
         chosen: The row that stands out; -1 for none.
     """
     places, count = np.asarray(rows, dtype=float), len(axes_names)
-    fig, axes = figure(width=min(14.0, max(2 * WIDTH, 1.5 * count)), height=HEIGHT + 0.4)
+    width = min(14.0, max(WIDTH, 1.5 * count))
+    size = max(8.5, LEAST * width / WIDTH)  # points; the page shrinks a wide figure to its own width
+    fig, axes = figure(width=width, height=HEIGHT * max(1.0, 0.75 * width / WIDTH) + 0.4)
     with house_style():
         axes.grid(visible=False)
         for row in sorted(range(len(places)), key=lambda row: (row == chosen, ranks[row])):
@@ -322,14 +327,16 @@ def parallel(axes_names: Sequence[str], ticks: Sequence[Mapping[float, str]], ro
             for place, text in marks.items():
                 last = at == count - 1
                 axes.text(
-                    at + (-0.04 if last else 0.04), place, _short(text, 14), ha="right" if last else "left", va="center", fontsize=8.5, color=INK
+                    at + (-0.04 if last else 0.04), place, _short(text, 14), ha="right" if last else "left", va="center", fontsize=size, color=INK
                 )
-        axes.set_xticks(range(count), [_short(name, 22) for name in axes_names])
+        shown = [_short(name, 22) for name in axes_names]
+        tilted = max(map(len, shown), default=0) * 0.55 * size > 72 * width / max(count, 1)  # else they would run into each other
+        axes.set_xticks(range(count), shown, rotation=25 if tilted else 0, ha="right" if tilted else "center")
         axes.set_yticks([])
         axes.set(xlim=(-0.12, count - 1 + 0.12), ylim=(-0.06, 1.06))
         for spine in axes.spines.values():
             spine.set_visible(False)
-    axes.tick_params(axis="x", labelcolor=INK, labelsize=8.5)
+    axes.tick_params(axis="x", labelcolor=INK, labelsize=size)
     return fig
 
 
@@ -360,6 +367,15 @@ def spans(
         if len(set(kinds)) > 1:
             fig.legend(loc="outside upper right", ncols=len(set(kinds)))
     return fig
+
+
+def _whole_ticks(axes: "Axes", across: Sequence[ArrayLike]) -> None:
+    """Epochs and trials are counted: where every x is a whole number, and one is above 1 (else it may be a share), so is every tick."""
+    from matplotlib.ticker import MaxNLocator
+
+    values = np.concatenate([np.asarray(x, dtype=float).ravel() for x in across]) if across else np.zeros(0)
+    if values.size and (values == np.round(values)).all() and values.max() > 1:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _short(name: object, size: int = 34) -> str:

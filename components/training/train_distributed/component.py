@@ -53,7 +53,8 @@ def train_distributed(
         params: Parameters of the network, such as `{"width": 256, "blocks": 4}`; an unknown name is refused.
         class_weight: `balanced` gives each class the same total weight; empty for none. Classification only.
         calibration: `sigmoid` or `isotonic`, fitted on the validation rows; empty for none. Binary only.
-        early_stopping_rounds: Training ends after so many epochs without gain on the validation rows; 0 for never.
+        early_stopping_rounds: 0: training does not end early. `patience` in params decides where it is given (0: never); else
+            `early_stopping_rounds=0` means never, and any other value the default of 5 epochs without a smaller validation loss.
         module: Python module with a training of your own, such as `my_package.training`; empty for our network.
         module_args: What that module finds in `context.args`.
         nodes: Machines; on a laptop, groups of ranks.

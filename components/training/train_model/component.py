@@ -46,7 +46,9 @@ def train_model(
         class_weight: `balanced` gives each class the same total weight; empty for none. Classification only.
         calibration: `sigmoid` or `isotonic`, fitted on the validation rows; empty for none. Binary only.
         monotone: Numeric feature to 1 (prediction may only rise with it) or -1 (only fall). Tree models only.
-        early_stopping_rounds: Boosting ends after so many rounds without gain on the validation rows; 0 for never.
+        early_stopping_rounds: Boosting ends after so many rounds without gain on the validation rows; 0 for never. With torch
+            `patience` in params decides where it is given (0: never); else `early_stopping_rounds=0` means never, and any other value
+            the default of 5 epochs.
         seed: Seed of every random choice.
         nodes: torch: machines that train together.
         accelerators: torch: GPUs on each of them; 0 for none.

@@ -181,7 +181,7 @@ def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _prepare_folds(train: DatasetFolder, contract: Contract, options: Options, setup: Setup) -> list[Prepared]:
     data.target_of(contract)
     task = contract.task or Task.REGRESSION
-    complete = replace(options, params=parameters.complete(options.algorithm, options.params, task))
+    complete = replace(options, params=parameters.complete(options.algorithm, options.params, task, options.early_stopping_rounds))
     frame, target = data.read(train.scan(), contract, f"train rows {train.path.name}")
     labels = data.find_labels(target, contract)
     made = []

@@ -71,16 +71,22 @@ def placed(ranks: int, accelerators: int = 0, device: str = "auto") -> tuple[int
     wanted = accelerators or int(device == "cuda")
     if wanted > there:
         found = "none" if not there else str(there)
-        remedy = "ask for none (accelerators=0), or run with target=kubeflow"
-        raise PlatformError(f"{wanted} GPUs are asked for, this machine has {found}", where="train_distributed", remedy=remedy)
+        remedy = "ask for none (accelerators=0), or run with target=kubeflow (training_target=kubeflow in train_and_deploy)"
+        raise PlatformError(f"{_count(wanted)} asked for, this machine has {found}", where="train_distributed", remedy=remedy)
     usable = accelerators or there
     if ranks < 0:
         raise UserError(f"ranks_per_node is {ranks}", where="train_distributed", remedy="give 0 (one per GPU, or one), or more")
     if usable and ranks > usable:
         raise UserError(
-            f"{ranks} ranks for {usable} GPUs", where="train_distributed", remedy=f"give ranks_per_node={usable}: a rank computes on a GPU of its own"
+            f"{ranks} ranks for {usable} {'GPU' if usable == 1 else 'GPUs'}",
+            where="train_distributed",
+            remedy=f"give ranks_per_node={usable}: a rank computes on a GPU of its own",
         )
     return ranks or usable or 1, usable > 0
+
+
+def _count(gpus: int) -> str:
+    return "1 GPU is" if gpus == 1 else f"{gpus} GPUs are"
 
 
 def run(

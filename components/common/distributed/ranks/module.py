@@ -5,9 +5,11 @@ folder are ours, so evaluation, registry and serving do not know the difference.
 """
 
 import importlib
+import inspect
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,7 @@ from kfp_foundry.components.common import store
 from kfp_foundry.components.common.contract import Contract, Task
 from kfp_foundry.components.common.distributed import outcome
 from kfp_foundry.components.common.distributed.request import Request
-from kfp_foundry.components.common.errors import DataError, UserError, close_names
+from kfp_foundry.components.common.errors import DataError, UserError
 from kfp_foundry.components.common.learning import calibrate, data, fit
 from kfp_foundry.components.common.learning.data import Part
 from kfp_foundry.components.common.learning.encode import fit_plan
@@ -88,13 +90,15 @@ def _entry(name: str) -> "Callable[[Context], Any]":
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise  # it is there, but something that it imports is not
-        remedy = "give its dotted name, and install it in the image or put its folder on PYTHONPATH"
+        dotted = f"leave `.py` out: module={name.removesuffix('.py')!r}" if name.endswith(".py") else "give its dotted name"
+        remedy = f"{dotted}, and install it in the image or put its folder on PYTHONPATH"
         raise UserError(f"there is no Python module {name!r}", where="module", remedy=remedy) from error
     entry = getattr(found, ENTRY, None)
     if not callable(entry):
-        functions = [word for word in vars(found) if callable(getattr(found, word)) and not word.startswith("_")]
-        shown = f"; {close_names(ENTRY, functions)}" if functions else ""
-        raise UserError(f"module {name!r} has no function `{ENTRY}(context)`", where=str(found.__file__), remedy=f"define it{shown}")
+        own = [word for word, value in vars(found).items() if inspect.isfunction(value) and value.__module__ == found.__name__]
+        close = get_close_matches(ENTRY, own, n=1)
+        remedy = f"define `def {ENTRY}(context)`, which returns a torch.nn.Module" + (f"; is it {close[0]!r}?" if close else "")
+        raise UserError(f"module {name!r} has no function `{ENTRY}(context)`", where=str(found.__file__), remedy=remedy)
     return entry  # type: ignore[no-any-return]
 
 

@@ -17,7 +17,7 @@ from kfp_foundry.components.common.artifacts.model import Label
 from kfp_foundry.components.common.contract import Contract, Task
 from kfp_foundry.components.common.learning import data, fit
 from kfp_foundry.components.common.learning.data import Part
-from kfp_foundry.components.common.learning.fit_network import patience, scale
+from kfp_foundry.components.common.learning.fit_network import scale
 from kfp_foundry.components.common.learning.learner import Examples, Job
 from kfp_foundry.components.common.learning.network import survey
 from kfp_foundry.components.common.learning.network.job import NetworkJob
@@ -99,10 +99,10 @@ def prepare(
         layout=encoder.layout,
         train=encoder.table(train, told.survey.train, here, "train rows"),
         validation=encoder.table(validation, told.survey.validation, here, "validation rows"),
-        settings=settings.with_patience(patience(settings, options.early_stopping_rounds)),
+        settings=settings,
         centre=told.centre,
         unit=told.unit,
-        stops_early=options.early_stopping_rounds > 0 and told.survey.validation.usable > 0,
+        stops_early=settings.patience > 0 and told.survey.validation.usable > 0,
         seed=options.seed,
         threads=platform.cpus() if here.world == 1 else 0,
         strategy=strategy,

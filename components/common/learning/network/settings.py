@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kfp_foundry.components.common.errors import UserError, close_names
@@ -30,7 +30,8 @@ class Settings:
         embedding_size: Numbers per category; 0 for a size that follows from the largest vocabulary.
         bins: Most intervals into which a column of numbers is cut.
         clip_norm: Largest norm of a gradient; 0 for no limit.
-        patience: Epochs without a smaller validation loss after which training ends.
+        patience: Epochs without a smaller validation loss after which training ends. `patience` in params decides where it is given
+            (0: never); else `early_stopping_rounds=0` means never, and any other value the default of 5.
         precision: `float32`, `bfloat16` (matrix products only), or `auto`: bfloat16 on a GPU.
         compile: `graph` (one CUDA graph per step; on one GPU, elsewhere as `off`), `inductor` (torch.compile), `off`, or `auto`:
             `graph` where the GPU can.
@@ -72,10 +73,6 @@ class Settings:
         given: dict[str, Any] = {name: float(value) if name in _SHARES else value for name, value in params.items()}
         return cls(**given)
 
-    def with_patience(self, patience: int) -> "Settings":
-        """The same with another patience."""
-        return replace(self, patience=patience)
-
     def identity(self) -> dict[str, Any]:
         """What decides the trained network: all but how fast it runs."""
         return {name: value for name, value in asdict(self).items() if name not in SPEED}
@@ -90,7 +87,7 @@ _COUNTS = {
     "blocks": (0, 1_000),
     "embedding_size": (0, 4_096),
     "bins": (1, 4_096),
-    "patience": (1, 100_000),
+    "patience": (0, 100_000),
 }
 # Lowest, highest, and whether these two belong to the range.
 _SHARES = {
@@ -103,6 +100,11 @@ _SHARES = {
     "clip_norm": (0.0, math.inf, True, False),
 }
 _WORDS = {"precision": PRECISIONS, "compile": COMPILES}
+
+
+def patient(params: Mapping[str, Any], early_stopping_rounds: int) -> dict[str, Any]:
+    """The user's params with what the step's `early_stopping_rounds` says about a patience that they do not give."""
+    return dict(params) if early_stopping_rounds else {"patience": 0, **params}
 
 
 def _check(name: str, value: Any) -> None:
