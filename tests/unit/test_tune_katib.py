@@ -266,7 +266,7 @@ def test_when_every_trial_fails_the_first_ones_own_words_are_the_message(cluster
 
 def test_the_log_of_a_failing_trial_is_read_before_katib_deletes_its_pod(cluster, fake_cluster):
     line = "I1121 13:05:46.000000      15 main.go:143] ValueError: bad column"
-    fake_cluster.replay("experiment-failed-trials", speed=8, logs={"-": [line]})
+    fake_cluster.replay("experiment-failed-trials", speed=3, logs={"-": [line]})
     study = tune(cluster)
     assert study.state == "failed"
     with pytest.raises(FoundryError, match=r"all 2 trials failed; the first one said: exit code 1 / ValueError: bad column"):
@@ -276,7 +276,7 @@ def test_the_log_of_a_failing_trial_is_read_before_katib_deletes_its_pod(cluster
 
 def test_a_metrics_collector_that_fails_is_told_from_a_training_that_does(cluster, fake_cluster):
     line = "F1121 13:06:05.000000      15 main.go:400] Failed to wait for worker container: unable to find main pid from the process list [1 15]"
-    fake_cluster.replay("experiment-no-metric", speed=8, logs={"-": [line]})
+    fake_cluster.replay("experiment-no-metric", speed=3, logs={"-": [line]})
     with pytest.raises(FoundryError, match="the training ended well, but Katib's metrics collector failed"):
         tune(cluster).winner()
 
