@@ -120,7 +120,8 @@ def train_and_deploy(
         class_weight: `balanced` weighs rare classes up; empty: all rows count the same.
         calibration: `sigmoid` or `isotonic` fits probabilities to the validation rows; empty: none.
         monotone: Per column 1 (prediction may only rise with it) or -1 (only fall).
-        early_stopping_rounds: Stop when the validation score has not improved for so many rounds; 0: never.
+        early_stopping_rounds: Stop when the validation score has not improved for so many rounds; 0: never. torch: `patience` in params
+            says after how many epochs.
         tune: Whether to search for the parameters first; `params` then holds what every trial has.
         search: Parameter to range, such as `{"num_leaves": {"type": "int", "min": 7, "max": 255, "log": true}}`; empty: a space that
             suits the algorithm.
