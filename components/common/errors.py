@@ -51,7 +51,7 @@ class GateRefused(FoundryError):
 
 
 def close_names(name: str, known: list[str]) -> str:
-    """The remedy for a name that is not there: the closest known names, or all of them when none is close.
+    """The remedy for a name that is not there: the closest known names, longer forms of it first, or all of them when none is close.
 
     Example:
         >>> close_names("Chrun", ["Churn", "Age"])
@@ -59,8 +59,12 @@ def close_names(name: str, known: list[str]) -> str:
     """
     from difflib import get_close_matches
 
-    folded = {k.casefold(): k for k in known}
-    close = [folded[k] for k in get_close_matches(name.casefold(), list(folded), n=3, cutoff=0.6)]
+    folded, given = {k.casefold(): k for k in known}, name.casefold()
+    longer = [k for k in folded if k.startswith(given)] if len(given) >= 3 else []
+    near = get_close_matches(given, list(folded), n=3, cutoff=0.6)
+    # A name that is there but for its case is nearer than a longer one.
+    ordered = dict.fromkeys([*(k for k in near if k == given), *longer, *near])
+    close = [folded[k] for k in ordered][:3]
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")

@@ -78,6 +78,9 @@ def test_an_error_reads_as_place_value_and_remedy():
     [
         ("Chrun", ["Churn", "Age"], "did you mean 'Churn'?"),
         ("CHURN", ["Churn", "Age"], "did you mean 'Churn'?"),
+        ("acc", ["auc", "accuracy"], "did you mean 'accuracy' or 'auc'?"),
+        ("bayes", ["cmaes", "bayesianoptimization"], "did you mean 'bayesianoptimization' or 'cmaes'?"),
+        ("AGE", ["Agegroup", "Age"], "did you mean 'Age' or 'Agegroup'?"),
         ("zzz", ["Churn", "Age"], "choose one of: Churn, Age"),
         ("zzz", [], "choose one of: "),
     ],
