@@ -215,6 +215,11 @@ def test_an_image_of_ones_own_is_put_in(tmp_path):
         ),
         (lambda words: words.update({"serch": {}}), "unknown word 'serch'; did you mean 'search'?"),
         (lambda words: words.pop("contract"), "contract is missing; give contract"),
+        (lambda words: words["search"].update({"metric": "rmse"}), "metric is 'rmse', which a binary training does not measure"),
+        (lambda words: words.update({"name": "My_Flights"}), "name is 'My_Flights', which Katib does not take; use small letters"),
+        (lambda words: words["resources"]["requests"].update({"memory": "2GBs"}), "memory is '2GBs', which is no amount of Kubernetes'"),
+        (lambda words: words.update({"train": "/home/me/train"}), "/home/me/train is on this machine, and trials run on others"),
+        (lambda words: words["options"].update({"algorithm": "xgboost"}), "algorithm is 'xgboost'; choose one of"),
         (lambda words: words.update({"name": "x" * 41}), "is longer than 40 characters"),
     ],
 )
@@ -224,7 +229,9 @@ def test_a_mistake_in_a_search_of_ones_own_is_named(change, said, tmp_path, caps
     mine = tmp_path / "mine.search.yaml"
     mine.write_text(yaml.safe_dump(words))
     assert main(["compile", str(mine)]) == 1
-    assert said in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert said in told
+    assert str(mine) in told
     assert not (tmp_path / "mine.yaml").exists()
 
 

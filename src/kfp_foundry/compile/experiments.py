@@ -9,7 +9,7 @@ from kfp_foundry.catalog import pipelines
 from kfp_foundry.compile import images as references
 from kfp_foundry.components.common import images
 from kfp_foundry.components.common.contract import Contract
-from kfp_foundry.components.common.errors import UserError, close_names
+from kfp_foundry.components.common.errors import FoundryError, UserError, close_names
 from kfp_foundry.components.common.kube.pods import PodOptions, settings_env
 from kfp_foundry.components.common.learning import parameters
 from kfp_foundry.components.tuning.tune_model.katib.experiment import TrialTemplate, render
@@ -44,7 +44,13 @@ def compile_search(file: Path, registry: str = "", pins: dict[str, str] | None =
     if not file.is_file():
         raise UserError("no such file", where=str(file), remedy="check the path")
     written = file.read_text(encoding="utf-8")
-    body = _render(_read(written, str(file)), str(file))
+    words = _read(written, str(file))
+    try:
+        body = _render(words, str(file))
+    except FoundryError as error:
+        if str(file) in error.where:
+            raise
+        raise UserError(error.what, where=f"{file}: {error.where}", remedy=error.remedy) from error
     containers = body["spec"]["trialTemplate"]["trialSpec"]["spec"]["template"]["spec"]["containers"]
     references.redirect(containers, registry, pins or {})
     head = [f"# Rendered from {file.name} by `kfp-foundry compile`; change that file, not this one.", "#"]
@@ -72,14 +78,23 @@ def _read(text: str, where: str) -> dict[str, Any]:
 
 
 def _render(words: dict[str, Any], where: str) -> dict[str, Any]:
+    from kfp_foundry.components.tuning.tune_model.katib.engine import check_reachable
+    from kfp_foundry.components.tuning.tune_model.objective import check_metric
+
     options = dict(words.get("options") or {})
     algorithm = options.setdefault("algorithm", "lightgbm")
+    if algorithm not in parameters.ALGORITHMS:
+        remedy = close_names(str(algorithm), list(parameters.ALGORITHMS))
+        raise UserError(f"algorithm is {algorithm!r}", where=f"{where}: options", remedy=remedy)
     search = Search.read(words["search"], f"{where}: search")
     if "\n" in words["contract"]:
         task = Contract.parse(words["contract"], f"{where}: contract").task
         if task is not None:
+            for metric in (search.metric, *search.additional_metrics):
+                check_metric(metric, task)
             check_words(search, algorithm, task, options.get("params") or {}, f"{where}: search")
     given = Given(words["train"], words.get("validation") or "", words["contract"], options, search, int(words.get("folds") or 0))
+    check_reachable(given)
     image = images.TORCH if algorithm in parameters.TRAINERS["torch"] else images.FOUNDRY
     pod = PodOptions(resources=words.get("resources") or {})
     # The sample needs none of a cluster's settings; another table may.

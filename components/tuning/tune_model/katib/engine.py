@@ -93,7 +93,7 @@ def check(cluster: Cluster, trial: TrialTemplate) -> None:
         UserError: The data cannot be read by a pod.
         PlatformError: Something is missing on the cluster.
     """
-    _reachable(trial.given)
+    check_reachable(trial.given)
     if not cluster.served(EXPERIMENT):
         remedy = f"install {EXPERIMENT.comes_with}, or use target=local"
         raise PlatformError(
@@ -125,7 +125,12 @@ def _check_trainer(cluster: Cluster, trial: TrialTemplate) -> None:
         )
 
 
-def _reachable(given: Given) -> None:
+def check_reachable(given: Given) -> None:
+    """Refuses data that only this machine has.
+
+    Raises:
+        UserError: An address that no pod can read.
+    """
     from kfp_foundry.components.common import store
 
     for address in (given.train, given.validation, given.contract):

@@ -5,6 +5,7 @@ Reference: Katib 0.19.0, `pkg/apis/controller/experiments/v1beta1`, its validati
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from kfp_foundry.components.tuning.tune_model.study import STRATEGY
 
 CONTAINER = "trial"
 GRACE_SECONDS = 5  # a shell stands between the kubelet and Python, and passes no signal on
+NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+QUANTITY = re.compile(r"(\d+(\.\d*)?|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
 TYPES = {"int": "int", "float": "double", "categorical": "categorical"}
 
 
@@ -59,7 +62,7 @@ def render(trial: TrialTemplate, metadata: Mapping[str, Any]) -> Object:
         metadata: Of the Experiment: `name`, `labels`, `ownerReferences`; its labels are the trials' pods' too.
 
     Raises:
-        UserError: Katib cannot run this search; see `refuse_what_katib_cannot`.
+        UserError: Katib cannot run this search, see `refuse_what_katib_cannot`, or Kubernetes takes no such name or amount.
 
     Example:
         >>> body = render(TrialTemplate(images.FOUNDRY, given, settings=settings_env()), task.metadata("tune"))
@@ -68,6 +71,10 @@ def render(trial: TrialTemplate, metadata: Mapping[str, Any]) -> Object:
     refuse_what_katib_cannot(search)
     if len(str(metadata["name"])) > LIMIT:
         raise UserError(f"{metadata['name']!r} is longer than {LIMIT} characters", where="Experiment", remedy="choose a shorter name")
+    if not NAME.fullmatch(str(metadata["name"])):
+        remedy = "use small letters, digits and -, a letter first and no - last"
+        raise UserError(f"name is {metadata['name']!r}, which Katib does not take", where="Experiment", remedy=remedy)
+    _check_amounts(trial.pod.resources)
     labels = dict(metadata.get("labels") or {})
     spec: Object = {
         "objective": _objective(search),
@@ -91,6 +98,18 @@ def render(trial: TrialTemplate, metadata: Mapping[str, Any]) -> Object:
         settings = [{"name": name, "value": str(value)} for name, value in MEDIAN_STOP.items()]
         spec["earlyStopping"] = {"algorithmName": "medianstop", "algorithmSettings": settings}
     return {"apiVersion": EXPERIMENT.api_version, "kind": EXPERIMENT.kind, "metadata": dict(metadata), "spec": spec}
+
+
+def _check_amounts(resources: Mapping[str, Any]) -> None:
+    for part, amounts in resources.items():
+        place = f"resources: {part}"
+        if part == "claims":
+            continue
+        if part not in ("requests", "limits") or not isinstance(amounts, Mapping):
+            raise UserError(f"it is {amounts!r}", where=place, remedy="give requests or limits, each as amounts by name")
+        for name, amount in amounts.items():
+            if isinstance(amount, bool) or not QUANTITY.fullmatch(str(amount)):
+                raise UserError(f"{name} is {amount!r}, which is no amount of Kubernetes'", where=place, remedy="write it like 500m, 2 or 2Gi")
 
 
 def refuse_what_katib_cannot(search: Search) -> None:
