@@ -165,6 +165,21 @@ def test_a_step_that_is_not_enabled_passes_its_parameters_on(tune):
     assert metrics.metadata == {}
 
 
+@pytest.mark.parametrize(
+    ("words", "message"), [({"trainer": "xgboost"}, "trainer is 'xgboost'"), ({"algorithm": "xgboost"}, "algorithm is 'xgboost'")]
+)
+def test_a_wrong_trainer_or_algorithm_is_refused_also_without_a_search(tune, words, message, folders):
+    training = {**TRAINING, **words}
+    with pytest.raises(UserError, match=message):
+        core.run(*[None] * 6, enabled=False, training=training, search=SEARCH, folds=0, target="local")
+
+
+def test_hyperband_needs_no_space_of_ones_own(folders):
+    asked = {**SEARCH, "parameters": {}, "algorithm": "hyperband", "settings": {}}
+    plan = core.read(Contract.load(folders / "contract"), {**TRAINING, "params": {}}, asked, 0)
+    assert plan.search.settings["resource_name"] == "num_iterations"
+
+
 def test_median_stopping_ends_trials_while_they_train(tune):
     rates = {"learning_rate": [0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.0001, 0.0002, 0.0003]}
     _, trials, report, _ = tune(search_algorithm="grid", search=rates, early_stopping="median", max_trials=9, params={"num_iterations": 60})
@@ -176,6 +191,11 @@ def test_median_stopping_ends_trials_while_they_train(tune):
 def test_a_search_in_which_all_trials_fail_says_what_the_first_one_said(tune):
     with pytest.raises(FoundryError, match=r"all 3 trials failed; the first one said: training: LightGBM refuses: .*num_leaves.*correct `params`"):
         tune(search={"num_leaves": {"type": "int", "min": 200_000, "max": 300_000}})
+
+
+def test_a_listed_value_that_the_library_refuses_is_told_with_the_trials_parameters(tune):
+    with pytest.raises(FoundryError, match=r"LightGBM refuses: .*num_leaves.*; it had \{'num_leaves': 1\}"):
+        tune(search={"num_leaves": [1]}, max_trials=1)
 
 
 BAD = [
@@ -286,6 +306,7 @@ def test_every_trial_is_an_mlflow_run_below_that_of_the_search_once(tune, empty_
     assert parents[0].data.params["best.num_leaves"] == str(params["num_leaves"])
     best = children[parents[0].data.tags["best_trial"]]
     assert best.data.metrics["log_loss"] == value
+    assert [run.info.run_id for run in runs if run.data.tags.get("best") == "true"] == [best.info.run_id]
     assert {"auc", "accuracy"} <= set(best.data.metrics)
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert f"Every trial is an MLflow run below {parents[0].info.run_id}" in Path(report.path).read_text()

@@ -139,6 +139,13 @@ def test_a_grid_walks_each_range_from_its_least_value_to_its_greatest():
     assert grid(found) == {"num_leaves": [7, 15], "rate": [0.1, 0.2, 0.3], "boosting": ["gbdt"]}
 
 
+@pytest.mark.parametrize(("algorithm", "resource", "most"), [("lightgbm", "num_iterations", 500), ("residual_mlp", "epochs", 20)])
+def test_the_default_space_has_what_hyperband_gives_more_and_more_of(algorithm, resource, most):
+    found = search(default_parameters(algorithm, search_algorithm="hyperband"), algorithm="hyperband")
+    assert found.settings == {"resource_name": resource, "r_l": most, "eta": 3}
+    assert resource not in default_parameters(algorithm, search_algorithm="tpe")
+
+
 def test_hyperband_gives_more_of_the_parameter_that_says_how_long_a_training_lasts():
     found = search({**RATE, "num_iterations": {"type": "int", "min": 10, "max": 270}}, algorithm="hyperband")
     assert found.settings == {"resource_name": "num_iterations", "r_l": 270, "eta": 3}

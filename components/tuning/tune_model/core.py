@@ -101,6 +101,7 @@ def run(
     from kfp_foundry.components.tuning.tune_model.results import page, table
 
     fixed = dict(training["params"])
+    parameters.resolve(training["trainer"], training["algorithm"])  # also without a search: the training would say it much later
     if not enabled:
         table.write(trials, _nothing(), source="no search")
         page.disabled(fixed).save(report.path)
@@ -153,7 +154,7 @@ def read(contract: Contract, training: Mapping[str, Any], search: Mapping[str, A
         raise UserError(f"folds is {folds}", where="tuning", remedy="give 0 for none, or 2 or more")
     metric = check_metric(str(search["metric"]), task)
     others = [name for name in MEASURED[task] if name != metric]
-    ranges = search["parameters"] or _default_ranges(algorithm, task, options.params)
+    ranges = search["parameters"] or _default_ranges(algorithm, task, options.params, search["algorithm"])
     found = Search.read({**search, "parameters": ranges, "metric": metric, "additional_metrics": others})
     check_words(found, algorithm, task, options.params)
     if found.algorithm == "hyperband" and (algorithm not in WATCHED or folds):
@@ -187,9 +188,9 @@ def check_processes(processes: tuple[int, int], plan: Plan, choice: platform.Cho
         raise UserError(f"{said}, and the search is here: {choice.why}", where="tuning", remedy="give 1 for both, or target=kubeflow")
 
 
-def _default_ranges(algorithm: str, task: Task, fixed: Mapping[str, Any]) -> dict[str, Any]:
+def _default_ranges(algorithm: str, task: Task, fixed: Mapping[str, Any], search_algorithm: str) -> dict[str, Any]:
     """The space of the algorithm without what is fixed."""
-    left = {name: words for name, words in default_parameters(algorithm, task).items() if name not in fixed}
+    left = {name: words for name, words in default_parameters(algorithm, task, search_algorithm).items() if name not in fixed}
     if not left:
         raise UserError("params fixes every parameter that is searched over", where="tuning", remedy="give `search`, or fix fewer parameters")
     return left

@@ -269,12 +269,13 @@ def grid(search: Search, where: str = "search") -> dict[str, list[Scalar]]:
     return found
 
 
-def default_parameters(algorithm: str, task: Task = Task.BINARY) -> dict[str, dict[str, Any]]:
+def default_parameters(algorithm: str, task: Task = Task.BINARY, search_algorithm: str = "") -> dict[str, dict[str, Any]]:
     """A sensible space for a training algorithm, in the library's own words.
 
     Args:
         algorithm: One of `parameters.ALGORITHMS`.
         task: Decides between logistic and ridge regression where the algorithm is `linear`.
+        search_algorithm: With `hyperband`, how long a training lasts is one of the parameters.
 
     Raises:
         UserError: An unknown algorithm.
@@ -282,9 +283,14 @@ def default_parameters(algorithm: str, task: Task = Task.BINARY) -> dict[str, di
     if algorithm not in DEFAULT_SPACES:
         raise UserError(f"algorithm is {algorithm!r}", where="search", remedy=close_names(algorithm, list(DEFAULT_SPACES)))
     chosen = RIDGE_SPACE if algorithm == "linear" and task is Task.REGRESSION else DEFAULT_SPACES[algorithm]
-    return {name: dict(words) for name, words in chosen.items()}
+    lasting = RESOURCE_SPACES.get(algorithm, {}) if search_algorithm == "hyperband" else {}
+    return {name: dict(words) for name, words in {**chosen, **lasting}.items()}
 
 
+RESOURCE_SPACES: dict[str, dict[str, dict[str, Any]]] = {
+    "lightgbm": {"num_iterations": {"type": "int", "min": 1, "max": 500}},
+    "residual_mlp": {"epochs": {"type": "int", "min": 1, "max": 20}},
+}
 RIDGE_SPACE: dict[str, dict[str, Any]] = {"alpha": {"type": "float", "min": 1e-3, "max": 1e3, "log": True}}
 DEFAULT_SPACES: dict[str, dict[str, dict[str, Any]]] = {
     "lightgbm": {

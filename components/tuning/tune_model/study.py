@@ -212,4 +212,4 @@ def failure(study: Study) -> FoundryError:
     leader = study.best
     kept = f"; the best of the others is {leader.value!r} with {dict(leader.params)}" if leader is not None else ""
     remedy = f"correct what trial {first.number} says, narrow the search's parameters, or raise max_failed_trials"
-    return FoundryError(f"{whole} failed; the first one said: {words}{kept}", where="tuning", remedy=remedy)
+    return FoundryError(f"{whole} failed; the first one said: {words}; it had {dict(first.params)}{kept}", where="tuning", remedy=remedy)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kfp_foundry.components.common.errors import PlatformError
@@ -63,6 +64,7 @@ def log_study(store: Tracking, study: Study, search: Search, what: Logged) -> st
         missing = [trial for trial in study.trials if trial.number not in there]
         with ThreadPoolExecutor(1 if store.database is not None else AT_ONCE) as pool:
             list(pool.map(lambda trial: _log_trial(store, parent, trial, search), missing))
+        _mark_best(store, parent, study)
         store.call("log the search", lambda: _log_parent(store, parent, study, search, what))
     except PlatformError as error:
         log.warning("the trials are not in MLflow: %s", error)
@@ -85,21 +87,36 @@ def _parent(store: Tracking, what: Logged) -> str:
     return store.call("start the search's run", find_or_create)
 
 
-def _trials_of(store: Tracking, parent: str) -> set[int]:
-    """Numbers of the trials that are logged below the run, whole."""
+def _trials_of(store: Tracking, parent: str) -> dict[int, Any]:
+    """The trials' runs that are logged below the run, whole, by number."""
 
-    def search() -> set[int]:
+    def search() -> dict[int, Any]:
         experiment = store.client.get_run(parent).info.experiment_id
-        found, token = set(), None
+        found, token = dict[int, Any](), None
         while True:
             page = store.client.search_runs([experiment], f"tags.`{PARENT_TAG}`='{parent}'", max_results=PAGE, page_token=token)
             # One that still runs was interrupted while it was logged.
-            found |= {int(run.data.tags[TRIAL_TAG]) for run in page if TRIAL_TAG in run.data.tags and run.info.status != "RUNNING"}
+            found |= {int(run.data.tags[TRIAL_TAG]): run for run in page if TRIAL_TAG in run.data.tags and run.info.status != "RUNNING"}
             token = page.token
             if not token:
                 return found
 
     return store.call("look for the trials' runs", search)
+
+
+def _mark_best(store: Tracking, parent: str, study: Study) -> None:
+    """Tags the best trial's run; a search that went on may have another one than before."""
+    best = study.best.number if study.best is not None else None
+
+    def mark(run_id: str, number: int) -> None:
+        if number == best:
+            store.client.set_tag(run_id, "best", "true")
+        else:
+            store.client.delete_tag(run_id, "best")
+
+    for number, run in _trials_of(store, parent).items():
+        if (run.data.tags.get("best") == "true") != (number == best):
+            store.call("mark the best trial", partial(mark, run.info.run_id, number))
 
 
 def _log_trial(store: Tracking, parent: str, trial: Trial, search: Search) -> None:
