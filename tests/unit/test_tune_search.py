@@ -91,7 +91,7 @@ def test_an_algorithm_has_its_common_names_too(word, name):
         ({"metric": ""}, "metric is ''; give a name"),
         ({"metric": "my score"}, "metric is 'my score'; give a name"),
         ({"metric": "profit"}, "it is not known which values of 'profit' are better; give direction"),
-        ({"direction": "max"}, "direction is 'max'; choose one of: minimize, maximize"),
+        ({"direction": "max"}, "direction is 'max'; did you mean 'maximize'?"),
         ({"additional_metrics": ["auc"]}, "a metric is given twice: auc, auc"),
         ({"goal": "0.9"}, "goal is '0.9'; give a finite number"),
         ({"goal": float("inf")}, "goal is inf; give a finite number"),
