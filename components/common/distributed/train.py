@@ -73,17 +73,9 @@ def train(
     choice = platform.choose(placement.target)
     log.info("training where: %s (%s)", choice.where, choice.why)
     identity = _identity(train_rows, validation, contract, options, strategy, module, module_args or {})
-    request = Request(
-        train=train_rows.uri,
-        validation=validation.uri,
-        contract=contract.uri,
-        checkpoints=store.join(placement.checkpoint_uri, f"training-{identity}") if placement.checkpoint_uri else "",
-        output="",
-        options=options,
-        strategy=strategy,
-        module=module,
-        module_args=module_args or {},
-    )
+    checkpoints = store.join(placement.checkpoint_uri, f"training-{identity}") if placement.checkpoint_uri else ""
+    addresses = (train_rows.uri, validation.uri, contract.uri, checkpoints, "")
+    request = Request(*addresses, options, strategy, module=module, module_args=module_args or {})
     with tempfile.TemporaryDirectory(prefix="kfp-foundry-result-") as scratch:
         if choice.where == "kubeflow":
             from kfp_foundry.components.common.distributed.cluster import kubeflow
