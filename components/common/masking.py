@@ -3,8 +3,9 @@
 import re
 
 # A password may hold "/" and "@", so it ends at the last "@"; what follows "name:" is a port when it is a number before a slash.
-_USER = re.compile(r"(\w+://)(?:[^\s/@'\":]+:(?!\d+/)[^\s'\"]*|[^\s/@'\"]+)@")
-_QUERY = re.compile(r"([a-zA-Z][\w+.-]*://[^\s?'\"]+)\?[^\s'\"]*")
+# Both begin where a word does: tried at each letter of a long text they would take quadratic time.
+_USER = re.compile(r"\b(\w+://)(?:[^\s/@'\":]+:(?!\d+/)[^\s'\"]*|[^\s/@'\"]+)@")
+_QUERY = re.compile(r"(?<![\w+.-])([\w+.-]+://[^\s?'\"]+)\?[^\s'\"]*")
 
 
 def mask(text: str) -> str:
